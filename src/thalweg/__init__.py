@@ -1,0 +1,57 @@
+"""Thalweg: predict the loss of a learning-rate schedule, measure how close each step is to instability, see the valley.
+
+    Before:  tw.plan, tw.laws, tw.schedules      what loss will this schedule reach?
+    During:  tw.probe, tw.curvature              how far can this step go?
+    After:   tw.survey, tw.landscape             which valley, how flat, since when?
+    Why:     tw.simulate, tw.sde                 stochastic models with known answers
+
+Everything is imported when it is first used: `import thalweg` brings neither torch nor pandas.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# public name → where it lives; a room is its own module
+_VERBS = {
+    "Budget": "thalweg.schedules",
+    "Schedule": "thalweg.schedules",
+    "ThalwegError": "thalweg.outcomes",
+    "Outcome": "thalweg.outcomes",
+    "cite": "thalweg.results",
+    "plan": "thalweg.laws",
+    "probe": "thalweg.curvature",
+    "survey": "thalweg.landscape",
+    "simulate": "thalweg.sde",
+}
+_ROOMS = ("checkpoints", "curvature", "experiments", "landscape", "laws", "runs", "rundir", "schedules", "sde", "sweeps")
+
+__all__ = [*_VERBS, *_ROOMS]
+
+if TYPE_CHECKING:
+    from thalweg import checkpoints, curvature, experiments, landscape, laws, rundir, runs, schedules, sde, sweeps
+    from thalweg.curvature import probe
+    from thalweg.landscape import survey
+    from thalweg.laws import plan
+    from thalweg.outcomes import Outcome, ThalwegError
+    from thalweg.results import cite
+    from thalweg.schedules import Budget, Schedule
+    from thalweg.sde import simulate
+
+
+def __getattr__(name: str) -> Any:
+    if name in _VERBS:
+        value = getattr(importlib.import_module(_VERBS[name]), name)
+    elif name in _ROOMS:
+        value = importlib.import_module(f"thalweg.{name}")
+    else:
+        raise AttributeError(f"module 'thalweg' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
