@@ -27,7 +27,18 @@ _VERBS = {
     "survey": "thalweg.landscape",
     "simulate": "thalweg.sde",
 }
-_ROOMS = ("checkpoints", "curvature", "experiments", "landscape", "laws", "runs", "rundir", "schedules", "sde", "sweeps")
+_ROOMS = (
+    "checkpoints",
+    "curvature",
+    "experiments",
+    "landscape",
+    "laws",
+    "runs",
+    "rundir",
+    "schedules",
+    "sde",
+    "sweeps",
+)
 
 __all__ = [*_VERBS, *_ROOMS]
 

@@ -70,22 +70,20 @@ class Outcome(Enum):
         "The weights or the loss before the step are not finite: the run has diverged; restart from an earlier checkpoint "
         "with a lower learning rate."
     )
-    NOT_DETERMINISTIC = (
-        "Two evaluations at the same weights differ: pass a closure that fixes its batch, and turn off nondeterministic kernels."
-    )
-    LOW_PRECISION = (
-        "The weights are stored in 16 bits without float32 masters: small steps round away; keep float32 weights under autocast."
-    )
+    NOT_DETERMINISTIC = "Two evaluations at the same weights differ: pass a closure that fixes its batch, and turn off nondeterministic kernels."
+    LOW_PRECISION = "The weights are stored in 16 bits without float32 masters: small steps round away; keep float32 weights under autocast."
 
     # curvature: eigenvalues
     NOT_CONVERGED = "The eigenvalues did not reach the tolerance: raise max_products or loosen tolerance."
 
     # landscape
-    TOO_FEW_POSITIVE = (
-        "Fewer positive Hessian eigenvalues than asked for: flatness is undefined here; lower top=, or train closer to a minimum."
+    TOO_FEW_POSITIVE = "Fewer positive Hessian eigenvalues than asked for: flatness is undefined here; lower top=, or train closer to a minimum."
+    NOT_FROZEN = (
+        "The run never met the freezing criterion within its checkpoints: train longer or loosen the threshold."
     )
-    NOT_FROZEN = "The run never met the freezing criterion within its checkpoints: train longer or loosen the threshold."
-    NO_ERRORS = "No sample is misclassified: similarity of errors is undefined information; evaluate on a larger or harder set."
+    NO_ERRORS = (
+        "No sample is misclassified: similarity of errors is undefined information; evaluate on a larger or harder set."
+    )
 
     # sde
     LEFT_DOMAIN = "Some trajectories left the finite numbers: noise or learning rate is too large; they are counted, not averaged."

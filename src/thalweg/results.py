@@ -153,10 +153,14 @@ def decode(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
 def _decode_result(value: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Result:
     kind = value["$kind"]
     if kind not in _KINDS:
-        raise bad_input("kind", kind, "a result of a room that is imported", "Import its room first, for example thalweg.laws")
+        raise bad_input(
+            "kind", kind, "a result of a room that is imported", "Import its room first, for example thalweg.laws"
+        )
     cls = _KINDS[kind]
     if value["$version"] > cls.version:
-        raise bad_input("version", value["$version"], f"at most {cls.version} for a {kind}", "Upgrade thalweg to read it")
+        raise bad_input(
+            "version", value["$version"], f"at most {cls.version} for a {kind}", "Upgrade thalweg to read it"
+        )
     return cls(**{key: decode(item, arrays) for key, item in value["fields"].items()})
 
 
@@ -232,7 +236,9 @@ class Result:
         try:
             data = json.loads(source.read_text())
         except json.JSONDecodeError as error:
-            raise ThalwegError(f"{source}: not JSON ({error.msg}, line {error.lineno}); expected a file that save() wrote.") from None
+            raise ThalwegError(
+                f"{source}: not JSON ({error.msg}, line {error.lineno}); expected a file that save() wrote."
+            ) from None
         if not isinstance(data, dict) or "$kind" not in data:
             raise ThalwegError(f"{source}: JSON without a kind; expected a file that {cls.__name__}.save() wrote.")
         arrays: dict[str, np.ndarray] = {}
@@ -242,7 +248,12 @@ class Result:
                 arrays = {name: archive[name] for name in archive.files}
         result = _decode_result(data, arrays)
         if not isinstance(result, cls):
-            raise bad_input("path", str(path), f"a saved {cls.__name__}", f"It holds a {type(result).__name__}; load it with that class")
+            raise bad_input(
+                "path",
+                str(path),
+                f"a saved {cls.__name__}",
+                f"It holds a {type(result).__name__}; load it with that class",
+            )
         return result
 
     def _repr_html_(self) -> str:

@@ -26,7 +26,9 @@ def parse_count(text: str | float) -> float:
         return float(text)
     match = _COUNT.fullmatch(text.strip())
     if match is None:
-        raise bad_input("count", text, "a number with an optional suffix k, M, B or T", "Write for example 100B or 1e11")
+        raise bad_input(
+            "count", text, "a number with an optional suffix k, M, B or T", "Write for example 100B or 1e11"
+        )
     return float(match[1].replace("_", "")) * _SUFFIXES[match[2].lower()]
 
 
