@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import importlib
+import importlib.util
 import json
 import math
 import os
@@ -39,6 +41,11 @@ CITATIONS: Mapping[str, str] = {
             and Miller, Alexander H and Shvartsman, Michael},
   year   = {2026}
 }""",
+    "transient-dynamics": """@article{yang2025transient,
+  title  = {Transient Learning Dynamics Drive Escape from Sharp Valleys in Stochastic Gradient Descent},
+  author = {Yang, Ning and Zhang, Yikuan and Ouyang, Qi and Tang, Chao and Tu, Yuhai},
+  year   = {2025}
+}""",
     "chinchilla": """@article{hoffmann2022chinchilla,
   title  = {Training Compute-Optimal Large Language Models},
   author = {Hoffmann, Jordan and others},
@@ -51,7 +58,7 @@ CITATIONS: Mapping[str, str] = {
 }""",
 }
 
-# kind → class, filled as rooms are imported; kind is the class name, unique in the library
+# kind → class, filled as modules are imported
 _KINDS: dict[str, type[Result]] = {}
 # types that are saved as their text form (a Schedule is): tag → (type, to text, from text)
 _TEXTS: dict[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = {}
@@ -115,7 +122,7 @@ def encode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
             return {f"${tag}": write(value)}
     if isinstance(value, Result):
         fields = {f.name: encode(getattr(value, f.name), arrays) for f in dataclasses.fields(value) if f.init}  # type: ignore[arg-type]
-        return {"$kind": type(value).__name__, "$version": type(value).version, "fields": fields}
+        return {"$kind": type(value).kind(), "$version": type(value).version, "fields": fields}
     if isinstance(value, tuple):
         return {"$tuple": [encode(item, arrays) for item in value]}
     if isinstance(value, list):
@@ -150,13 +157,21 @@ def decode(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     return {key: decode(item, arrays) for key, item in value.items()}
 
 
+def _find(kind: str) -> type[Result]:
+    """The class of a kind; a room that is not imported yet is imported under its public name."""
+    if kind not in _KINDS:
+        room, _, name = kind.rpartition(".")
+        if room.isidentifier() and importlib.util.find_spec(f"thalweg.{room}") is not None:
+            found = getattr(importlib.import_module(f"thalweg.{room}"), name, None)
+            if isinstance(found, type) and issubclass(found, Result):
+                return found
+        raise bad_input("kind", kind, "a result of this version of thalweg", "Upgrade thalweg to read it")
+    return _KINDS[kind]
+
+
 def _decode_result(value: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Result:
     kind = value["$kind"]
-    if kind not in _KINDS:
-        raise bad_input(
-            "kind", kind, "a result of a room that is imported", "Import its room first, for example thalweg.laws"
-        )
-    cls = _KINDS[kind]
+    cls = _find(kind)
     if value["$version"] > cls.version:
         raise bad_input(
             "version", value["$version"], f"at most {cls.version} for a {kind}", "Upgrade thalweg to read it"
@@ -165,7 +180,7 @@ def _decode_result(value: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -
 
 
 class Result:
-    """Base of results and laws. Subclasses are frozen, slotted dataclasses; their class name is their kind in files."""
+    """Base of results and laws. Subclasses are frozen, slotted dataclasses."""
 
     __slots__ = ()
     version: ClassVar[int] = 1
@@ -173,7 +188,13 @@ class Result:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        _KINDS[cls.__name__] = cls
+        _KINDS[cls.kind()] = cls
+
+    @classmethod
+    def kind(cls) -> str:
+        """How files name this class: "sde.Simulation", its room and its name, or the name alone outside this library."""
+        package, room, *_ = (*cls.__module__.split("."), "")
+        return f"{room}.{cls.__name__}" if package == "thalweg" else cls.__name__
 
     def to_frame(self) -> pd.DataFrame:
         """The result as a table, raw units."""

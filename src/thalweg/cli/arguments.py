@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,13 +14,46 @@ from cyclopts import Parameter, Token
 from thalweg.outcomes import bad_input
 from thalweg.units import parse_count
 
-__all__ = ["Count", "Json", "Out", "Seed", "load_object", "print_json", "tell"]
+__all__ = ["Count", "Json", "Numbers", "Out", "Progress", "Seed", "load_object", "print_json", "tell"]
 
 
 def _count(_: type, tokens: Sequence[Token]) -> float:
     return parse_count(tokens[0].value)
 
 
+def _numbers(_: type, tokens: Sequence[Token]) -> tuple[float, ...]:
+    return parse_numbers(tokens[0].value)
+
+
+def parse_numbers(text: str) -> tuple[float, ...]:
+    """A list of numbers: `0.01,0.02`, or `0.01:0.1:10` for ten of them evenly spaced on a log scale, both ends included.
+
+    Raises:
+        ThalwegError: not of one of these forms.
+
+    Example:
+        >>> parse_numbers("0.01,2k"), parse_numbers("1:100:3")
+        ((0.01, 2000.0), (1.0, 10.0, 100.0))
+    """
+    if ":" not in text:
+        return tuple(parse_count(part) for part in text.split(","))
+    parts = text.split(":")
+    if (
+        len(parts) != 3
+        or not parts[2].isdigit()
+        or int(parts[2]) < 2
+        or min(parse_count(part) for part in parts[:2]) <= 0
+    ):
+        raise bad_input(
+            "numbers", text, "low:high:count with positive ends", "Write for example 0.01:0.1:10 or 0.01,0.02,0.05"
+        )
+    low, high, count = math.log(parse_count(parts[0])), math.log(parse_count(parts[1])), int(parts[2])
+    values = [math.exp(low + (high - low) * k / (count - 1)) for k in range(count)]
+    return (parse_count(parts[0]), *(float(f"{value:.12g}") for value in values[1:-1]), parse_count(parts[1]))
+
+
+Numbers = Annotated[tuple[float, ...], Parameter(converter=_numbers, accepts_keys=False, n_tokens=1)]
+Progress = Annotated[bool, Parameter(negative="--no-progress", show=False)]
 Count = Annotated[float, Parameter(converter=_count, accepts_keys=False, n_tokens=1)]
 Json = Annotated[bool, Parameter(negative=(), help="Print the answer as JSON on stdout.")]
 Seed = Annotated[int, Parameter(help="Seed of every random choice.")]
