@@ -1,0 +1,222 @@
+"""The two-valley landscape: a flat valley, a sharp one, and a barrier between them that grows along the way down."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from thalweg.figures import Figure, Heatmap, Line
+from thalweg.outcomes import bad_input
+from thalweg.results import Result
+
+__all__ = ["TwoValley"]
+
+Floats = NDArray[np.float64]
+
+
+class _Point(NamedTuple):
+    """A point in the one-division form, with the first derivatives along x and y (subscripts)."""
+
+    y: Floats
+    per_y: Floats  # 1/(y + y_f)
+    p: Floats  # position of the minimum in units of z: y/(y + y_f)
+    p_y: Floats
+    z: Floats  # |x| w/x_i
+    z_x: Floats
+    z_y: Floats
+    z_xy: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class TwoValley(Result):
+    """A loss L(x, y) with a flat valley at x > 0 and a sharp one at x < 0, equally deep, both led down along y.
+
+    Transient dynamics Eqs. 8–12, for y ≥ 0. With g_i = 2 x_i y/(y + y_b), f_i = f0 (x_i/x0)² ((y + y_f)/(y + y_b))² and
+    L0 = L_d e^(−y/y_d) + x0²/f0:
+
+        L = L0 + x(x − g_1)/f_1  where x ≥ 0,      L = L0 + x(x + g_2)/f_2  where x < 0.
+
+    Every method is vectorised: x and y broadcast, and results have their shape (…). All quantities are plain numbers [1];
+    the defaults are the authors' constants.
+
+    Attributes:
+        x1, x2: width of the flat and of the sharp valley; the minima tend to x1 and −x2 far down. x2 < x1.
+        x0, f0: scales of x and of the flatness; the barrier tends to x0²/f0.
+        y_b, y_f: where along y the valleys part, and where they flatten.
+        y_d, L_d: decay length and size of the drift that leads down along y; L_d = 0 is a landscape without drift.
+        x_start, y_start: runs start at (∓x_start, y_start).
+
+    Raises:
+        ThalwegError: a constant that is not a finite number, a scale that is not positive, x2 ≥ x1.
+
+    Example:
+        >>> valleys = TwoValley()
+        >>> round(float(valleys.loss(0.01, 5.0)), 12)
+        1.944535674501
+        >>> round(valleys.flatness_ratio, 6)
+        1.514793
+    """
+
+    x1: float = 0.8
+    x2: float = 0.65
+    x0: float = 1.0
+    f0: float = 1.0
+    y_b: float = 30.0
+    y_f: float = 20.0
+    y_d: float = 100.0
+    L_d: float = 1.0
+    x_start: float = 0.01
+    y_start: float = 5.0
+    sources: ClassVar[tuple[str, ...]] = ("transient-dynamics",)
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            zero_allowed = field.name in ("L_d", "y_start")
+            if not (math.isfinite(value) and (value > 0 or (zero_allowed and value == 0))):
+                kind = "a finite number ≥ 0" if zero_allowed else "a positive, finite number"
+                raise bad_input(field.name, value, kind, f"The authors' value is {field.default}")
+        if self.x2 >= self.x1:
+            raise bad_input(
+                "x2", self.x2, f"less than x1 = {self.x1:g} (the valley at x > 0 is the flat one)", "Swap x1 and x2"
+            )
+
+    def _point(self, x: ArrayLike, y: ArrayLike) -> _Point:
+        x, y = np.broadcast_arrays(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64))
+        per_side = np.where(x >= 0, 1 / self.x1, -1 / self.x2)  # sign(x)/x_i
+        per_y = 1 / (y + self.y_f)
+        w = 1 + (self.y_b - self.y_f) * per_y
+        w_y = -(self.y_b - self.y_f) * per_y**2
+        return _Point(
+            y=y,
+            per_y=per_y,
+            p=y * per_y,
+            p_y=self.y_f * per_y**2,
+            z=x * per_side * w,
+            z_x=per_side * w,
+            z_y=x * per_side * w_y,
+            z_xy=per_side * w_y,
+        )
+
+    def loss(self, x: ArrayLike, y: ArrayLike) -> Floats:
+        """L(x, y), shape (…), in the one-division form L0 + (x0²/f0)(z² − 2zp)."""
+        at = self._point(x, y)
+        drift = self.L_d * np.exp(-at.y / self.y_d)
+        return np.asarray(drift + self._depth * (1 + at.z * (at.z - 2 * at.p)))
+
+    def gradient(self, x: ArrayLike, y: ArrayLike) -> Floats:
+        """(∂L/∂x, ∂L/∂y), shape (…, 2).
+
+        Example:
+            >>> np.round(TwoValley().gradient(0.01, 5.0), 8).tolist()
+            [-0.63875, -0.01055929]
+        """
+        at = self._point(x, y)
+        drift_y = -self.L_d / self.y_d * np.exp(-at.y / self.y_d)
+        along_x = 2 * self._depth * at.z_x * (at.z - at.p)
+        along_y = drift_y + 2 * self._depth * (at.z_y * (at.z - at.p) - at.z * at.p_y)
+        return np.stack([along_x, along_y], axis=-1)
+
+    def hessian(self, x: ArrayLike, y: ArrayLike) -> Floats:
+        """The true Hessian, shape (…, 2, 2); indefinite on the valley floor for y below about 9.
+
+        The authors' script leaves −x(x ∓ g)f″/f² out of ∂²L/∂y², 3–14 % of it.
+
+        Example:
+            >>> np.round(TwoValley().hessian(0.01, 5.0), 6).tolist()
+            [[6.125, -0.1054], [-0.1054, 0.000205]]
+        """
+        at = self._point(x, y)
+        drift_yy = self.L_d / self.y_d**2 * np.exp(-at.y / self.y_d)
+        xx = at.z_x**2
+        xy = at.z_x * (at.z_y - at.p_y) + at.z_xy * (at.z - at.p)
+        # z_yy = −2 z_y/(y + y_f) and p_yy = −2 p_y/(y + y_f)
+        yy = at.z_y * (at.z_y - 2 * at.p_y) + 2 * at.per_y * (at.z * at.p_y - at.z_y * (at.z - at.p))
+        twice = 2 * self._depth
+        rows = [np.stack([twice * xx, twice * xy], axis=-1), np.stack([twice * xy, drift_yy + twice * yy], axis=-1)]
+        return np.stack(rows, axis=-2)
+
+    def minima(self, y: ArrayLike) -> tuple[Floats, Floats]:
+        """Where the loss at fixed y is lowest: (x1* ≥ 0 in the flat valley, x2* ≤ 0 in the sharp one), each of y's shape.
+
+        Example:
+            >>> flat, sharp = TwoValley().minima(30.0)
+            >>> float(flat), float(sharp)
+            (0.4, -0.325)
+        """
+        y = np.asarray(y, dtype=np.float64)
+        apart = y / (y + self.y_b)
+        return self.x1 * apart, -self.x2 * apart
+
+    def barrier_height(self, y: ArrayLike) -> Floats:
+        """ΔL = L(0, y) − L(x_i*, y), the same for both valleys (Eq. 11), of y's shape.
+
+        Example:
+            >>> float(TwoValley().barrier_height(20.0))
+            0.25
+        """
+        y = np.asarray(y, dtype=np.float64)
+        return np.asarray(self._depth * (y / (y + self.y_f)) ** 2)
+
+    @property
+    def flatness_ratio(self) -> float:
+        """γ = f_1/f_2 = (x1/x2)², the same at every y."""
+        return (self.x1 / self.x2) ** 2
+
+    @property
+    def _depth(self) -> float:
+        """x0²/f0: what the barrier tends to far down."""
+        return self.x0**2 / self.f0
+
+    def summary(self) -> str:
+        """The two valleys at the start and far down, in three lines."""
+        flat, sharp = self.minima(self.y_start)
+        return (
+            f"Two valleys: flat at x > 0, sharp at x < 0, flatness ratio γ = {self.flatness_ratio:.4g}.\n"
+            f"At y = {self.y_start:g}, where runs start: minima at x = {flat:.3g} and {sharp:.3g}, "
+            f"barrier {self.barrier_height(self.y_start):.3g}.\n"
+            f"Far down: minima tend to {self.x1:g} and {-self.x2:g}, the barrier to {self._depth:.3g}."
+        )
+
+    def figures(self) -> tuple[Figure, ...]:
+        """The landscape seen from above with the floor of each valley, and cuts across it."""
+        return self._map(), self._cuts()
+
+    def _map(self) -> Figure:
+        x, y = np.linspace(-1.3 * self.x2, 1.3 * self.x1, 161), np.linspace(0, 2 * self.y_b, 121)
+        loss = self.loss(x[None, :], y[:, None])
+        loss[loss > self.loss(0.0, 0.0)] = np.nan  # the walls: only what lies below the start is of interest
+        flat, sharp = self.minima(y)
+        return Figure(
+            "The two-valley landscape",
+            (
+                Heatmap(loss, x, y, label="loss"),
+                Line(flat, y, "floor of the flat valley", series=1),
+                Line(sharp, y, "floor of the sharp valley", series=3),
+            ),
+            x_label="x: across the valleys [1]",
+            y_label="y: down the valleys [1]",
+            caption="One basin at the top parts into two; walls above the loss at the top are left blank.",
+            name="two_valley_map",
+        )
+
+    def _cuts(self) -> Figure:
+        x = np.linspace(-1.9 * self.x2, 1.9 * self.x1, 401)
+        marks = []
+        for series, y in enumerate((self.y_start, self.y_b, 4 * self.y_b)):
+            over_ridge = self.loss(x, y) - self.loss(0.0, y)
+            keep = over_ridge < 0.25 * self._depth
+            marks.append(Line(x[keep], over_ridge[keep], f"y = {y:g}", series=series))
+        return Figure(
+            "Cuts across the valleys",
+            tuple(marks),
+            x_label="x: across the valleys [1]",
+            y_label="loss above the ridge [1]",
+            caption="Equal depth, different width: the barrier grows along y, and the valley at x > 0 is the flatter.",
+            name="two_valley_cuts",
+        )
