@@ -73,6 +73,8 @@ class Outcome(Enum):
     NOT_DETERMINISTIC = "Two evaluations at the same weights differ: pass a closure that fixes its batch, and turn off nondeterministic kernels."
     LOW_PRECISION = "The weights are stored in 16 bits without float32 masters: small steps round away; keep float32 weights under autocast."
 
+    FAILED = "The measurement raised an error and was given up, the run goes on: strict=True shows the traceback."
+
     # curvature: eigenvalues
     NOT_CONVERGED = "The eigenvalues did not reach the tolerance: raise max_products or loosen tolerance."
 
