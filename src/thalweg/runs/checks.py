@@ -22,8 +22,8 @@ __all__ = ["check_columns", "check_numbers", "check_schedules", "schedules_of", 
 COUNTS = ("params", "tokens", "batch_tokens")
 SHAPE_COLUMNS = ("peak_lr", "warmup", "final_lr", "shape")
 SHAPES = ("constant", "cosine", "linear", "wsd")
-# Below these a count is not raw: no language model has fewer parameters, no run fewer tokens.
-SMALLEST_RAW = {"params": 1e4, "tokens": 1e6}
+# A smaller number of parameters is a count in billions or millions, of tokens one smaller than a batch.
+SMALLEST_MODEL = 1000.0
 
 
 def check_columns(frame: pd.DataFrame) -> None:
@@ -52,9 +52,12 @@ def check_numbers(frame: pd.DataFrame) -> pd.DataFrame:
     diverged = _as_booleans(frame["diverged"]) if "diverged" in frame.columns else np.zeros(len(frame), dtype=np.bool_)
     for name in COUNTS:
         _refuse(name, numbers[name], ~(numbers[name] > 0), "positive raw counts", "Complete or drop these rows")
-    for name, smallest in SMALLEST_RAW.items():
+    for name, smallest, reason in (
+        ("params", SMALLEST_MODEL, f"raw counts (at least {SMALLEST_MODEL:g})"),
+        ("tokens", numbers["batch_tokens"], "raw counts (at least batch_tokens, one step)"),
+    ):
         instead = f"If the column is in billions, write df[{name!r}] = 1e9 * df[{name!r}]"
-        _refuse(name, numbers[name], numbers[name] < smallest, f"raw counts (at least {smallest:g})", instead)
+        _refuse(name, numbers[name], numbers[name] < smallest, reason, instead)
     loss = numbers["loss"]
     instead = "Drop these rows, or mark runs that diverged in a column diverged"
     _refuse("loss", loss, ~diverged & ~(np.isfinite(loss) & (loss > 0)), "positive losses [nats]", instead)
