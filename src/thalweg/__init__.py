@@ -43,14 +43,25 @@ _ROOMS = (
 __all__ = [*_VERBS, *_ROOMS]
 
 if TYPE_CHECKING:
-    from thalweg import checkpoints, curvature, experiments, landscape, laws, rundir, runs, schedules, sde, sweeps
-    from thalweg.curvature import probe
-    from thalweg.landscape import survey
-    from thalweg.laws import plan
-    from thalweg.outcomes import Outcome, ThalwegError
-    from thalweg.results import cite
-    from thalweg.schedules import Budget, Schedule
-    from thalweg.sde import simulate
+    from thalweg import checkpoints as checkpoints
+    from thalweg import curvature as curvature
+    from thalweg import experiments as experiments
+    from thalweg import landscape as landscape
+    from thalweg import laws as laws
+    from thalweg import rundir as rundir
+    from thalweg import runs as runs
+    from thalweg import schedules as schedules
+    from thalweg import sde as sde
+    from thalweg import sweeps as sweeps
+    from thalweg.curvature import probe as probe
+    from thalweg.landscape import survey as survey
+    from thalweg.laws import plan as plan
+    from thalweg.outcomes import Outcome as Outcome
+    from thalweg.outcomes import ThalwegError as ThalwegError
+    from thalweg.results import cite as cite
+    from thalweg.schedules import Budget as Budget
+    from thalweg.schedules import Schedule as Schedule
+    from thalweg.sde import simulate as simulate
 
 
 def __getattr__(name: str) -> Any:

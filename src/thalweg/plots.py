@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import ScalarFormatter
 
 from thalweg.figures import Band, Bars, Figure, Heatmap, Line, Mark, Note, Points, Threshold
 from thalweg.outcomes import bad_input
@@ -75,6 +77,7 @@ def _draw_heatmap(axes: Axes, mark: Heatmap) -> None:
         shading="nearest",
         vmin=None if reach is None else -reach,
         vmax=reach,
+        rasterized=across is None,  # a fine grid as paths would weigh megabytes
     )
     axes.grid(False)
     canvas = axes.get_figure()
@@ -114,12 +117,13 @@ def _draw_bars(axes: Axes, mark: Bars) -> None:
 
 
 def _draw_threshold(axes: Axes, mark: Threshold) -> None:
-    # placed in axes units along the line so that it stays inside whatever the data's range is
+    # the label's place along the line is in axes units: inside whatever the range of the data
     if mark.axis == "y":
         axes.axhline(mark.value, color=INK, linewidth=1.1, linestyle=(0, (5, 3)))
+        place: tuple[float, float] = (1, mark.value)
         axes.annotate(
             mark.label,
-            (1, mark.value),
+            place,
             xycoords=("axes fraction", "data"),
             xytext=(-2, 3),
             textcoords="offset points",
@@ -132,8 +136,9 @@ def _draw_threshold(axes: Axes, mark: Threshold) -> None:
             mark.label,
             (mark.value, 1),
             xycoords=("data", "axes fraction"),
-            xytext=(3, -10),
+            xytext=(0, 2),  # above the frame, where no curve runs
             textcoords="offset points",
+            ha="center",
             fontsize=8.5,
             color="#4a5560",
         )
@@ -176,12 +181,16 @@ def _draw_mark(axes: Axes, mark: Mark) -> None:
             axes.annotate(mark.text, (mark.x, mark.y), xytext=(4, 4), textcoords="offset points", fontsize=8.5)
 
 
-def _draw_figure(axes: Axes, figure: Figure) -> None:
+def _draw_figure(axes: Axes, figure: Figure, width: float) -> None:
     axes.set_xscale(figure.x_scale)  # before the marks: a change of scale forgets named ticks
     axes.set_yscale(figure.y_scale)
     for mark in figure.marks:
         _draw_mark(axes, mark)
-    axes.set_title(figure.title, pad=8)
+    labelled_above = any(isinstance(mark, Threshold) and mark.axis == "x" for mark in figure.marks)
+    axes.set_title(textwrap.fill(figure.title, max(20, int(8.5 * width))), pad=18 if labelled_above else 8)
+    for side, scale in ((axes.xaxis, figure.x_scale), (axes.yaxis, figure.y_scale)):
+        if scale == "linear" and isinstance(side.get_major_formatter(), ScalarFormatter):
+            side.set_major_formatter("{x:g}")  # no "1e-3" apart from its numbers
     axes.set_xlabel(figure.x_label)
     axes.set_ylabel(figure.y_label)
     low, high = figure.y_limits
@@ -189,11 +198,9 @@ def _draw_figure(axes: Axes, figure: Figure) -> None:
         axes.set_ylim(bottom=low)
     if high is not None:
         axes.set_ylim(top=high)
-    labelled = [
-        mark for mark in figure.marks if getattr(mark, "label", "") and isinstance(mark, Line | Points | Band | Bars)
-    ]
-    if len(labelled) > 1 or (labelled and isinstance(labelled[0], Points | Band)):
-        # beside nothing: "best" is quadratic in the number of points, and slow on long runs
+    labelled = [mark for mark in figure.marks if isinstance(mark, Line | Points | Band | Bars) and mark.label]
+    if len(labelled) > 1:  # a single one is what the axes say
+        # "best" is quadratic in the number of points, and slow on long runs
         crowded = sum(np.size(getattr(mark, "x", ())) for mark in figure.marks) > 20_000
         axes.legend(loc="upper right" if crowded else "best", fontsize=8.5)
 
@@ -236,7 +243,7 @@ def draw(
         canvas = Canvas(figsize=(columns * width, sum(heights)), layout="constrained")
         grid = canvas.add_gridspec(rows, columns, height_ratios=heights)
         for place, figure in enumerate(figures):
-            _draw_figure(canvas.add_subplot(grid[place // columns, place % columns]), figure)
+            _draw_figure(canvas.add_subplot(grid[place // columns, place % columns]), figure, width)
         if path is not None:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             canvas.savefig(path, dpi=160, metadata={"Date": None} if Path(path).suffix == ".svg" else None)

@@ -35,9 +35,9 @@ figure img { width: 100%; height: auto; display: block; }
 figcaption { color: var(--soft); font-size: .88rem; }
 .scroll { overflow-x: auto; margin: 10px 0 2px; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; color: var(--soft); padding-bottom: 4px; }
+.caption { color: var(--soft); font-size: .9rem; margin: 14px 0 -6px; }
 th, td { padding: 4px 14px 4px 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
+th.words, td.words { text-align: left; }
 pre { background: var(--wash); border-radius: 8px; padding: 12px; overflow-x: auto; font-size: .84rem; line-height: 1.45; }
 footer { color: var(--soft); font-size: .84rem; }
 nav { margin: 0 0 18px; display: flex; flex-wrap: wrap; gap: 4px 16px; }
@@ -82,10 +82,17 @@ def _figure(figure: Figure) -> str:
 
 
 def _table(table: Table) -> str:
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in table.header)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
-    caption = f"<caption>{html.escape(table.caption)}</caption>" if table.caption else ""
-    return f'<div class="scroll"><table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    # a column of words starts where its neighbour starts, a column of numbers ends where it ends
+    words = [any(cell[:1].isalpha() for cell in column) for column in zip(*table.rows, strict=True)]
+    style = [' class="words"' if is_words else "" for is_words in words] or [""] * len(table.header)
+
+    def cells(tag: str, row: Sequence[str]) -> str:
+        return "".join(f"<{tag}{s}>{html.escape(cell)}</{tag}>" for cell, s in zip(row, style, strict=True))
+
+    head = cells("th", table.header)
+    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in table.rows)
+    caption = f'<p class="caption">{html.escape(table.caption)}</p>' if table.caption else ""
+    return f'{caption}<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _section(section: Section, anchor: str) -> str:

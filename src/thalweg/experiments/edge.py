@@ -58,7 +58,14 @@ def _model(seed: int) -> nn.Module:
     """Three hidden layers as PyTorch initialises them: smaller weights than Kaiming's, so a flat start and a long climb."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        hidden = [nn.Linear(64, WIDTH), nn.GELU(), nn.Linear(WIDTH, WIDTH), nn.GELU(), nn.Linear(WIDTH, WIDTH), nn.GELU()]
+        hidden = [
+            nn.Linear(64, WIDTH),
+            nn.GELU(),
+            nn.Linear(WIDTH, WIDTH),
+            nn.GELU(),
+            nn.Linear(WIDTH, WIDTH),
+            nn.GELU(),
+        ]
         return nn.Sequential(*hidden, nn.Linear(WIDTH, 10))
 
 

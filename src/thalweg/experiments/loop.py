@@ -38,6 +38,8 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 Watch = Callable[[nn.Module, torch.optim.Optimizer, Iterable[Batch]], AbstractContextManager[Iterable[Batch]]]
 
 _TEST_SEQUENCES = 512
+_KINDS = {"int": int, "int | None": int | None, "float": int | float, "str": str}  # what a field of a config may hold
+_FROM_ZERO = ("seed", "order", "dropout", "weight_decay")  # the other numbers are at least 1
 
 
 class Log(Protocol):
@@ -58,18 +60,20 @@ class Stateful(Protocol):
 class Config:
     """What one run is. `schedule` is a schedule's text; it also says how many steps the run has.
 
-    Attributes:
-        schedule: learning rate as a function of the step, for example "cosine(0.003, 600, warmup=60)".
-        seed: of the weights and of the order of the data; dropout has a generator seeded with it too.
-        domain: of the text, "code" or "english".
-        width, layers, heads, dropout: of the model.
-        length: of a sequence [tokens].
-        batch_tokens: of a batch [tokens], a multiple of `length`.
-        weight_decay: of AdamW, on matrices only (norms have none).
+        Attributes:
+            schedule: learning rate as a function of the step, for example "cosine(0.003, 600, warmup=60)".
+    seed: of the weights and of the order of the data; dropout has a generator seeded with it too.
+            order: another seed for the order of the data: runs that differ in it alone start from the same weights.
+            domain: of the text, "code" or "english".
+            width, layers, heads, dropout: of the model.
+            length: of a sequence [tokens].
+            batch_tokens: of a batch [tokens], a multiple of `length`.
+            weight_decay: of AdamW, on matrices only (norms have none).
     """
 
     schedule: str
     seed: int = 0
+    order: int | None = None
     domain: str = "code"
     width: int = 64
     layers: int = 2
@@ -101,10 +105,10 @@ class Config:
             )
         made = cls(**config)
         for field in dataclasses.fields(cls):
-            value, kind = getattr(made, field.name), {"int": int, "float": int | float, "str": str}[str(field.type)]
-            if not isinstance(value, kind) or isinstance(value, bool):
+            value = getattr(made, field.name)
+            if not isinstance(value, _KINDS[str(field.type)]) or isinstance(value, bool):
                 raise bad_input(field.name, value, f"a value of type {field.type}")
-            if not isinstance(value, str) and value < (0 if field.name in ("seed", "dropout", "weight_decay") else 1):
+            if isinstance(value, int | float) and value < (0 if field.name in _FROM_ZERO else 1):
                 raise bad_input(field.name, value, "a larger number")
         if made.batch_tokens < made.length or made.batch_tokens % made.length:
             multiple = max(1, round(made.batch_tokens / made.length)) * made.length
@@ -137,9 +141,10 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         text, length = self.corpus.train, self.config.length
+        seed = self.config.seed if self.config.order is None else self.config.order
         for step in range(self.start, self.stop):
-            order = np.random.default_rng([self.config.seed, step])
-            starts = order.integers(0, text.size - length, size=self.config.batch_tokens // length)
+            generator = np.random.default_rng([seed, step])
+            starts = generator.integers(0, text.size - length, size=self.config.batch_tokens // length)
             yield _windows(text, starts, length)
 
 

@@ -39,12 +39,16 @@ _OTHERS: Mapping[str, str] = {
 __all__ = ["LAWS", "find", "load", *LAWS, *_OTHERS]
 
 if TYPE_CHECKING:
-    from thalweg.laws.chinchilla import Chinchilla
-    from thalweg.laws.divergence import DivergenceCriterion
-    from thalweg.laws.evidence import Evidence
-    from thalweg.laws.law import Law, Prediction, Ranking
-    from thalweg.laws.opt_law import OptLaw
-    from thalweg.laws.planning import Plan, default_candidates, plan
+    from thalweg.laws.chinchilla import Chinchilla as Chinchilla
+    from thalweg.laws.divergence import DivergenceCriterion as DivergenceCriterion
+    from thalweg.laws.evidence import Evidence as Evidence
+    from thalweg.laws.law import Law as Law
+    from thalweg.laws.law import Prediction as Prediction
+    from thalweg.laws.law import Ranking as Ranking
+    from thalweg.laws.opt_law import OptLaw as OptLaw
+    from thalweg.laws.planning import Plan as Plan
+    from thalweg.laws.planning import default_candidates as default_candidates
+    from thalweg.laws.planning import plan as plan
 
 
 def find(name: str) -> type[Law]:
