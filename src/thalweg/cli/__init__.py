@@ -25,6 +25,7 @@ app = App(
     "while training, see which valley the run ended in after.",
     version=thalweg.__version__,
     version_flags=["--version"],
+    suppress_keyboard_interrupt=False,  # exit code and message are ours
     help_format="plaintext",
 )
 
@@ -33,16 +34,16 @@ _COMMANDS = {
     "plan": "Before: rank learning-rate schedules by predicted final loss.",
     "survey": "After: which valley did each checkpoint end in, how flat, how similar?",
     "simulate": "Why: SGD in the two-valley model over learning rate and noise.",
-    "sweep": "Run your training over a grid of settings, one resumable folder a run.",
     "report": "One self-contained HTML page from saved results.",
     "doctor": "What this machine and this version support, tested or not.",
 }
 for _name, _help in _COMMANDS.items():
     app.command(f"thalweg.cli.{_name}:{_name}", name=_name, help=_help)
 
-schedule = App(name="schedule", help="Learning-rate schedules as text.", help_format="plaintext")
-schedule.command("thalweg.cli.schedule:show", name="show", help="A schedule's phases, integrals and picture.")
-app.command(schedule)
+app.command(
+    "thalweg.cli.sweep:app", name="sweep", help="Your training over a grid of settings, one resumable folder a run."
+)
+app.command("thalweg.cli.schedule:app", name="schedule", help="Learning-rate schedules as text.")
 
 
 def _one_line(message: str) -> None:

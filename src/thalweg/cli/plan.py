@@ -127,4 +127,5 @@ def _rows(found: Plan) -> dict[str, object]:
         "untested_outside": found.setup or None,
         "candidates": found.candidates,
         "schedules": rows,
+        "diverging": None if found.diverging is None else [str(schedule) for schedule in found.diverging],
     }

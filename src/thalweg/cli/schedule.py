@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cyclopts import App
+
 from thalweg import schedules
 from thalweg.cli.arguments import Json, print_json, tell
 from thalweg.units import format_lr
 
+app = App(name="schedule", help="Learning-rate schedules as text.", help_format="plaintext")
 
+
+@app.command
 def show(text: str, *, plot: Path | None = None, json: Json = False) -> None:
     """Show a schedule: steps, phases, integrals.
 

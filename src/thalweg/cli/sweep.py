@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import App, Parameter
 
 from thalweg.cli.arguments import Json, Out, print_json, tell
 from thalweg.outcomes import bad_input
 
+app = App(name="sweep", help_format="plaintext")
 
+
+@app.default
 def sweep(
     *,
     command: str,
@@ -34,6 +37,7 @@ def sweep(
     return _show(table, out, json)
 
 
+@app.command
 def status(out: Path = Path("runs/sweep"), *, json: Json = False) -> int:
     """The runs of a sweep as they stand.
 

@@ -28,9 +28,8 @@ from tqdm import tqdm
 
 from thalweg import checkpoints, laws, runs, schedules, sde
 from thalweg.curvature import History, probe
-from thalweg.experiments.data import corpus
 from thalweg.experiments.edge import train_to_the_edge
-from thalweg.experiments.loop import Batches, Config, held_out_batch, next_token_loss, one_thread, train
+from thalweg.experiments.loop import Config, next_token_loss, one_thread, survey_data, train
 from thalweg.experiments.small_runs import TABLE
 from thalweg.landscape import Survey, survey
 from thalweg.laws import OptLaw, Plan, Prediction
@@ -349,12 +348,7 @@ def _survey(path: Path, scale: Scale, progress: bool) -> Survey:
     steps = schedules.parse(scale.seed_schedule).steps
     ends = [checkpoints.read(RunDir.open(path / config_hash(config)).checkpoint(steps)) for config in configs]
     one = Config.of(configs[0])
-    text = corpus(one.domain)
-    # training text in windows that no run was given: far beyond their last step
-    many = dataclasses.replace(one, batch_tokens=scale.sequences * one.length)
-    seen = next(iter(Batches(text, many, start=10**6, stop=10**6 + 1)))
-    x, y = held_out_batch(text, sequences=256, length=one.length)
-    unseen = [(x[at : at + 64], y[at : at + 64]) for at in range(0, len(x), 64)]
+    seen, unseen = survey_data(one, sequences=scale.sequences)
     found = survey(one.model, ends, train=seen, test=unseen, loss_fn=next_token_loss, top=scale.top)
     return dataclasses.replace(found, names=tuple(f"start {seed}, data {order}" for seed, order in SEEDS))
 

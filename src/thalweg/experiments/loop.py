@@ -32,7 +32,16 @@ from thalweg.outcomes import bad_input
 from thalweg.results import write_atomically
 from thalweg.rundir import RunDir
 
-__all__ = ["Batches", "Config", "held_out_batch", "held_out_loss", "next_token_loss", "train"]
+__all__ = [
+    "Batches",
+    "Config",
+    "held_out_batch",
+    "held_out_loss",
+    "next_token_loss",
+    "one_thread",
+    "survey_data",
+    "train",
+]
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 Watch = Callable[[nn.Module, torch.optim.Optimizer, Iterable[Batch]], AbstractContextManager[Iterable[Batch]]]
@@ -157,6 +166,22 @@ def next_token_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
 def held_out_batch(text: Corpus, *, sequences: int = _TEST_SEQUENCES, length: int = 64) -> Batch:
     """The same sequences for everyone, evenly spread over the test text: (x, y), int64, shape (sequences, length)."""
     return _windows(text.test, np.linspace(0, text.test.size - length - 1, sequences).astype(np.int64), length)
+
+
+def survey_data(config: Config, *, sequences: int = 32, unseen: int = 256) -> tuple[Batch, list[Batch]]:
+    """Data to compare finished runs of a config on: training text in windows no run was given, and batches of test text.
+
+    Args:
+        config: says which text, and the length of a sequence.
+        sequences: of training text, in one batch [count].
+        unseen: of test text, in batches of up to 64 [count].
+    """
+    text = corpus(config.domain)
+    one = dataclasses.replace(config, batch_tokens=sequences * config.length, order=0)
+    far = 10**6  # steps that no run here comes to
+    (seen,) = Batches(text, one, start=far, stop=far + 1)
+    x, y = held_out_batch(text, sequences=unseen, length=config.length)
+    return seen, [(x[at : at + 64], y[at : at + 64]) for at in range(0, unseen, 64)]
 
 
 def held_out_loss(model: nn.Module, text: Corpus, *, sequences: int = _TEST_SEQUENCES, length: int = 64) -> float:
