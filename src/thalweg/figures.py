@@ -77,6 +77,7 @@ class Heatmap:
     label: str = ""
     diverging: bool = False
     show_values: bool = False
+    limits: tuple[float, float] | None = None  # of the colours; the data's range by default
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,15 +68,18 @@ def _draw_heatmap(axes: Axes, mark: Heatmap) -> None:
     across, down = _names(mark.x), _names(mark.y)
     x = np.arange(z.shape[1]) if across else _array(mark.x)
     y = np.arange(z.shape[0]) if down else _array(mark.y)
-    reach = float(np.nanmax(np.abs(z), initial=0.0)) if mark.diverging else None
+    low, high = mark.limits or (None, None)
+    if mark.diverging and mark.limits is None:
+        high = float(np.nanmax(np.abs(z), initial=0.0))
+        low = -high
     mesh = axes.pcolormesh(
         x,
         y,
         np.ma.masked_invalid(z),
         cmap="RdBu_r" if mark.diverging else "viridis",
         shading="nearest",
-        vmin=None if reach is None else -reach,
-        vmax=reach,
+        vmin=low,
+        vmax=high,
         rasterized=across is None,  # a fine grid as paths would weigh megabytes
     )
     axes.grid(False)

@@ -1,0 +1,297 @@
+"""One applied update d = θ_after - θ_before, and the loss along it. The only file that writes to weights.
+
+θ(m) = θ_before + m·d and f(m) = L(θ(m)) - L(θ_before), on the batch that made the step, with the same random state and
+buffers at every evaluation. m = 1 is the step itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from thalweg.curvature.hooks import around_step, unwrap
+from thalweg.curvature.untouched import RandomState, untouched
+from thalweg.outcomes import Outcome, ThalwegError, bad_input
+
+__all__ = ["Step", "capture"]
+
+Closure = Callable[[], Any]
+
+_SIXTEEN_BITS = (torch.float16, torch.bfloat16)
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+class Step:
+    """The update that the optimizer really made, whatever the optimizer; made by `capture`, `Step.between` or a probe.
+
+    Two copies of the moved parameters are kept while it lives. Every evaluation writes θ(m) into the live weights and
+    brings them back bit for bit, together with buffers, gradients, random states and flags, also after an exception.
+
+    Attributes:
+        lr: learning rate η of the first parameter group at this step [1].
+        slope: f'(0) = d·g with the gradients found after the step, or None [loss]. Clipping and loss scaling change it by
+            an unknown factor: a hint, never evidence.
+        parameters: the live tensors that the step may have moved, each once.
+        optimizer: the optimizer that made it, or None.
+        forward_passes: evaluations of the loss so far [count].
+        outcome: the first obstacle that a measure reported, or OK.
+        check_determinism: whether `obstacle` spends a second evaluation at m = 0.
+        memory: what measures carry from one measured step to the next (a warm start); a probe hands it on.
+
+    Example:
+        The loss 3x²/2 at x = 1 and one step of size 0.1 down its gradient: d = -0.3, f(1) = 3/2 (0.7² - 1).
+
+        >>> x = nn.Parameter(torch.ones(1, dtype=torch.float64))
+        >>> model = nn.ParameterList([x])
+        >>> optimizer = torch.optim.SGD([x], lr=0.1)
+        >>> closure = lambda: 1.5 * (x**2).sum()
+        >>> closure().backward()
+        >>> with capture(model, optimizer, closure) as step:
+        ...     optimizer.step()
+        >>> round(step.at(1.0), 6), round(step.slope, 6), step.lr
+        (-0.765, -0.9, 0.1)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        closure: Closure | None = None,
+        *,
+        lr: float = math.nan,
+        optimizer: Optimizer | None = None,
+    ) -> None:
+        self.model = model
+        self.closure = closure
+        self.lr = lr
+        self.slope: float | None = None
+        self.parameters: list[Tensor] = []
+        self.optimizer = optimizer
+        self.forward_passes = 0
+        self.outcome = Outcome.OK
+        self.check_determinism = True
+        self.memory: dict[str, Any] = {}
+        self._before: list[Tensor] = []
+        self._after: list[Tensor] = []
+        self._random = RandomState.now()
+        self._start: tuple[float, float] | None = None
+        self._obstacle: Outcome | None = None
+        self._needs_gradients = False
+
+    @classmethod
+    def between(
+        cls,
+        before: Mapping[str, Tensor] | Sequence[Tensor],
+        after: Mapping[str, Tensor] | Sequence[Tensor],
+        model: nn.Module,
+        closure: Closure,
+        *,
+        lr: float,
+    ) -> Step:
+        """The update from one set of weights to another, for example from two checkpoints.
+
+        Args:
+            before: a state dict, or tensors in the order of `model.parameters()`. Buffers in it are not used.
+            after: likewise.
+            model: the live module; it keeps the weights it has.
+            closure: zero-argument callable → loss of the batch that made the step; no backward, no zero_grad.
+            lr: learning rate that the update is told in [1].
+
+        Raises:
+            ThalwegError: a parameter is missing or has another shape.
+
+        Example:
+            >>> model = nn.ParameterList([nn.Parameter(torch.tensor([1.0]))])
+            >>> closure = lambda: (model[0] ** 2).sum()
+            >>> step = Step.between([torch.tensor([1.0])], [torch.tensor([0.5])], model, closure, lr=0.25)
+            >>> step.at(2.0), step.at(4.0)
+            (-1.0, 0.0)
+        """
+        step = cls(model, closure, lr=lr)
+        named = dict(model.named_parameters())
+        step.parameters = list(named.values())
+        step._before = _matched("before", before, named)
+        step._after = _matched("after", after, named)
+        return step
+
+    def begin(self) -> None:
+        """Keep the weights and the learning rate as they are: called before the optimizer moves them."""
+        assert self.optimizer is not None
+        groups = self.optimizer.param_groups
+        self.lr = float(groups[0].get("lr", math.nan))
+        moving = [p for group in groups for p in group["params"] if p.requires_grad or p.grad is not None]
+        self.parameters = list({(p.data_ptr() or id(p), p.shape): p for p in moving}.values())  # tied weights: once
+        self._before = _copies(self.parameters)
+        self._random = RandomState.now()
+
+    def finish(self) -> None:
+        """Keep the weights after the optimizer has moved them, and the slope while the gradients are there."""
+        self._after = _copies(self.parameters)
+        gradients = [p.grad for p in self.parameters]
+        terms = [_dot(a - b, g) for a, b, g in zip(self._after, self._before, gradients, strict=True) if g is not None]
+        self.slope = math.fsum(terms) if terms else None
+
+    @property
+    def rounding(self) -> float:
+        """4 eps |L(θ_before)|: a change of the loss that is not above it is no evidence [loss]."""
+        loss, eps = self._start_loss()
+        return 4 * eps * abs(loss)
+
+    def at(self, multiple: float) -> float:
+        """f(m) = L(θ_before + m·d) - L(θ_before) [loss]; the weights come back."""
+        start, _ = self._start_loss()
+        return self._evaluate(multiple)[0] - start
+
+    def obstacle(self) -> Outcome:
+        """What forbids a search along this step, or OK: known before the search spends a pass."""
+        if self._obstacle is None:
+            self._obstacle = self._find_obstacle()
+        return self._obstacle
+
+    def report(self, outcome: Outcome) -> None:
+        """Note what a measure met on this step; the first that is not OK stays."""
+        if self.outcome is Outcome.OK:
+            self.outcome = outcome
+
+    @contextlib.contextmanager
+    def at_start(self) -> Iterator[Callable[[], Tensor]]:
+        """The weights at θ_before while the block lasts, and its differentiable loss: for second derivatives there."""
+        with self._weights(0.0), untouched(self.model, self.parameters):
+            yield self._loss
+
+    def _find_obstacle(self) -> Outcome:
+        if any(p.dtype in _SIXTEEN_BITS for p in self.parameters):
+            return Outcome.LOW_PRECISION
+        if not all(bool(torch.isfinite(t).all()) for t in [*self._before, *self._after]):
+            return Outcome.NOT_FINITE
+        if all(torch.equal(b, a) for b, a in zip(self._before, self._after, strict=True)):
+            return Outcome.NO_UPDATE
+        loss, _ = self._start_loss()
+        if not math.isfinite(loss):
+            return Outcome.NOT_FINITE
+        if self.check_determinism and self._evaluate(0.0)[0] != loss:
+            return Outcome.NOT_DETERMINISTIC
+        return Outcome.OK
+
+    def _start_loss(self) -> tuple[float, float]:
+        if self._start is None:
+            self._start = self._evaluate(0.0)
+        return self._start
+
+    def _evaluate(self, multiple: float) -> tuple[float, float]:
+        """Loss at θ(m), and the eps of the numbers it was made of."""
+        try:
+            with (
+                self._weights(multiple),
+                untouched(self.model, self.parameters),
+                torch.set_grad_enabled(self._needs_gradients),
+            ):
+                loss = self._loss()
+        except RuntimeError as error:
+            if self._needs_gradients or "does not require grad" not in str(error):
+                raise
+            # Either the loss has a gradient inside (a penalty), or the closure trains: `untouched` refuses the latter.
+            self._needs_gradients = True
+            return self._evaluate(multiple)
+        eps = max(torch.finfo(t.dtype).eps for t in [loss, *self.parameters])
+        return float(loss.detach()), eps
+
+    def _loss(self) -> Tensor:
+        if self.closure is None or not self._before or not self._after:
+            raise ThalwegError("step: no optimizer.step() was made yet; measure after the `with capture(...)` block.")
+        self._random.restore()
+        self.forward_passes += 1
+        value = self.closure()
+        loss = value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
+        if loss.numel() != 1 or not loss.is_floating_point():
+            raise bad_input("closure", loss, "a callable that returns the loss, one floating-point number")
+        return loss.reshape(())
+
+    @contextlib.contextmanager
+    def _weights(self, multiple: float) -> Iterator[None]:
+        home = self._after
+        if not all(_same_bits(p, a) for p, a in zip(self.parameters, self._after, strict=False)):
+            home = _copies(self.parameters)  # training has gone on, or the step was given from outside
+        try:
+            with torch.no_grad():
+                for parameter, before, after in zip(self.parameters, self._before, self._after, strict=False):
+                    torch.lerp(before, after, multiple, out=parameter)  # exact at 0 and at 1
+            torch.clear_autocast_cache()  # it may hold 16-bit copies of the weights that were here
+            yield
+        finally:
+            try:
+                _write(self.parameters, home)
+            except KeyboardInterrupt:  # between two tensors: a run that stops here must not save half a step
+                _write(self.parameters, home)
+                raise
+            finally:
+                torch.clear_autocast_cache()
+
+
+@contextlib.contextmanager
+def capture(model: nn.Module, optimizer: Any, closure: Closure) -> Iterator[Step]:
+    """Catch the update that `optimizer.step()` makes inside the block; measure it after the block.
+
+    Random numbers are drawn from the state at the step's beginning, the same at every evaluation.
+
+    Args:
+        model: the module whose buffers and flags the closure may touch.
+        optimizer: any torch optimizer, or a wrapper of one.
+        closure: zero-argument callable → loss of the batch that made the step [loss]; no backward, no zero_grad.
+
+    Raises:
+        ThalwegError: no step was made in the block.
+
+    Example:
+        See `Step`.
+    """
+    inner = unwrap(optimizer)
+    step = Step(model, closure, optimizer=inner)
+    with around_step(inner, step.begin, step.finish):
+        yield step
+    if not step._after:
+        raise ThalwegError(
+            "capture: no optimizer.step() inside the block; write `with capture(...) as step: optimizer.step()`."
+        )
+
+
+def _matched(name: str, weights: Mapping[str, Tensor] | Sequence[Tensor], named: Mapping[str, Tensor]) -> list[Tensor]:
+    if isinstance(weights, Mapping):
+        missing = [key for key in named if key not in weights]
+        if missing:
+            raise bad_input(
+                name, f"no {missing[0]!r}", "a state dict of this model", "Check the names of the checkpoint"
+            )
+        given = [weights[key] for key in named]
+    else:
+        given = list(weights)
+    shapes = [tuple(t.shape) for t in given]
+    expected = [tuple(p.shape) for p in named.values()]
+    if shapes != expected:
+        raise bad_input(name, shapes, f"the shapes of this model's parameters, {expected}")
+    return [t.detach().to(p, copy=True) for t, p in zip(given, named.values(), strict=True)]
+
+
+def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [tensor.detach().clone() for tensor in tensors]
+
+
+def _write(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    with torch.no_grad():
+        for parameter, value in zip(parameters, values, strict=True):
+            parameter.copy_(value)
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    bits = _BITS[a.element_size()]  # NaN equals itself, 0 does not equal -0
+    return torch.equal(a.detach().view(bits), b.view(bits))
+
+
+def _dot(update: Tensor, gradient: Tensor) -> float:
+    dense = gradient.to_dense() if gradient.is_sparse else gradient
+    return float(torch.dot(update.reshape(-1).double(), dense.reshape(-1).double()))

@@ -1,0 +1,198 @@
+"""How flat the loss is at a solution: the inverse geometric mean of its largest curvatures, and the trace."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from thalweg.curvature.hessian import _hessian_product, _twice_differentiable, hessian_eigenvalues
+from thalweg.figures import Figure, Points
+from thalweg.outcomes import Outcome, bad_input
+from thalweg.results import Result
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Flatness", "flatness", "select_parameters"]
+
+# An eigenvalue at or under this share of the largest counts as zero.
+_ZERO = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class Flatness(Result):
+    """Flatness F of one solution; `float(result)` is F.
+
+    Attributes:
+        value: F, the inverse geometric mean of `eigenvalues` [lr]; NaN where fewer than all of them are positive.
+        eigenvalues: the largest algebraic Hessian eigenvalues, largest first [1/lr]; shape (top,).
+        residuals: ‖Hv − λv‖ of their unit eigenvectors [1/lr]; shape (top,).
+        positive: how many of `eigenvalues` are above 1e-12 of the largest [count].
+        trace: Hutchinson estimate of the Hessian's trace [1/lr].
+        trace_se: its standard error over the random vectors [1/lr].
+        outcome: OK; TOO_FEW_POSITIVE (F is NaN); NOT_CONVERGED (F is what was reached, or an eigenvalue is not told from
+            zero in this precision); NOT_FINITE (the loss or its derivatives are not).
+    """
+
+    value: float
+    eigenvalues: NDArray[np.float64]
+    residuals: NDArray[np.float64]
+    positive: int
+    trace: float
+    trace_se: float
+    outcome: Outcome
+    sources: ClassVar[tuple[str, ...]] = ("transient-dynamics",)
+
+    def __float__(self) -> float:
+        return self.value
+
+    @property
+    def lambda_max(self) -> float:
+        """The largest eigenvalue [1/lr]."""
+        return float(self.eigenvalues[0])
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row an eigenvalue: `eigenvalue` and `residual` [1/lr]."""
+        import pandas as pd
+
+        return pd.DataFrame({"eigenvalue": self.eigenvalues, "residual": self.residuals})
+
+    def summary(self) -> str:
+        """F, λ_max and trace in one line; the outcome where it is not OK."""
+        top = len(self.eigenvalues)
+        text = (
+            f"flatness F = {self.value:.4g} lr (top {top}), λ_max = {self.lambda_max:.4g} 1/lr, "
+            f"trace = {self.trace:.4g} ± {self.trace_se:.2g} 1/lr"
+        )
+        if self.outcome is Outcome.OK:
+            return text
+        return f"{text}\n{self.outcome.name} ({self.positive} of {top} eigenvalues positive): {self.outcome.value}"
+
+    def figures(self) -> tuple[Figure, ...]:
+        """The eigenvalues by rank; positive ones only, on a log axis."""
+        rank = np.arange(1, len(self.eigenvalues) + 1)
+        shown = self.eigenvalues > 0
+        return (
+            Figure(
+                "Largest curvatures",
+                (Points(rank[shown], self.eigenvalues[shown], "Hessian eigenvalue"),),
+                x_label="rank [1]",
+                y_label="eigenvalue [1/lr]",
+                y_scale="log",
+                caption=f"F = {self.value:.4g} is the inverse of their geometric mean.",
+                name="flatness",
+            ),
+        )
+
+
+def flatness(
+    loss: Callable[[], Tensor],
+    parameters: Iterable[Tensor],
+    *,
+    top: int = 10,
+    trace_vectors: int = 16,
+    seed: int = 0,
+) -> Flatness:
+    """Flatness of a loss at the present parameters: F = (∏ᵢ λᵢ)^(−1/N) over the top N Hessian eigenvalues.
+
+    Transient dynamics Eq. 6, with N = number of classes there. Matrix-free: Hessian-vector products on one retained graph.
+    F follows 1/loss, so compare solutions at equal training loss. The gradients are not touched.
+
+    Args:
+        loss: zero-argument callable → differentiable scalar.
+        parameters: tensors that require gradients, n entries in all; see `select_parameters` for named layers.
+        top: N, the number of eigenvalues [count].
+        trace_vectors: random ±1 vectors for the trace [count], at least 2.
+        seed: of the random vectors.
+
+    Raises:
+        ThalwegError: `top` is not between 1 and n, fewer than 2 trace vectors, a parameter without gradient, a loss that
+            is not a differentiable scalar.
+
+    Example:
+        Curvatures 4, 2, 1/8 and −1: three are positive, their product is 1 and so is F.
+
+        >>> x = torch.zeros(4, dtype=torch.float64, requires_grad=True)
+        >>> curvature = torch.tensor([4.0, 2.0, 0.125, -1.0], dtype=torch.float64)
+        >>> quadratic = lambda: (curvature * x * x).sum() / 2
+        >>> round(float(flatness(quadratic, [x], top=3)), 9)
+        1.0
+        >>> flatness(quadratic, [x], top=4).outcome.name
+        'TOO_FEW_POSITIVE'
+    """
+    parameters = list(parameters)
+    size = sum(parameter.numel() for parameter in parameters)
+    if size and not 1 <= top <= size:
+        raise bad_input("top", top, f"between 1 and the {size} entries of the parameters", f"Write top={min(10, size)}")
+    if trace_vectors < 2:
+        raise bad_input("trace_vectors", trace_vectors, "at least 2, for a standard error", "Write trace_vectors=16")
+    # The error of an eigenvalue goes with the square of its residual; float32 products cannot reach the tighter one.
+    double = all(parameter.dtype == torch.float64 for parameter in parameters)
+    eigen = hessian_eigenvalues(loss, parameters, k=top, tolerance=1e-6 if double else 1e-4, seed=seed)
+    trace, trace_se = _trace(loss, parameters, size, trace_vectors, seed)
+    values, residuals = eigen.values, eigen.residuals
+    positive = int((values > _ZERO * values[0]).sum())
+    value = math.exp(-np.log(values).mean()) if positive == top else math.nan
+    rounding = torch.finfo(torch.float64 if double else torch.float32).eps * values[0]
+    if not np.isfinite(values).all() or not math.isfinite(trace):
+        outcome = Outcome.NOT_FINITE
+    elif not eigen.converged:
+        outcome = Outcome.NOT_CONVERGED
+    elif positive < top:
+        outcome = Outcome.TOO_FEW_POSITIVE
+    elif (values <= np.maximum(residuals, rounding)).any():
+        outcome = Outcome.NOT_CONVERGED  # a value that may as well be zero or negative
+    else:
+        outcome = Outcome.OK
+    return Flatness(value, values, residuals, positive, trace, trace_se, outcome)
+
+
+def _trace(
+    loss: Callable[[], Tensor], parameters: list[Tensor], size: int, vectors: int, seed: int
+) -> tuple[float, float]:
+    """tr H = E[zᵀHz] over z of independent ±1 (Hutchinson 1990): mean and standard error."""
+    generator = torch.Generator().manual_seed(seed)
+    with _twice_differentiable(), torch.enable_grad():
+        product = _hessian_product(loss, parameters)
+        forms = np.empty(vectors)
+        for i in range(vectors):
+            z = torch.randint(0, 2, (size,), generator=generator).to(parameters[0].device, torch.float64) * 2 - 1
+            forms[i] = float(z @ product(z))
+    return float(forms.mean()), float(forms.std(ddof=1) / math.sqrt(vectors))
+
+
+def select_parameters(model: nn.Module, names: str | Iterable[str] | None = None) -> list[Tensor]:
+    """Parameters of a model by name: a parameter's own ("hidden.2.weight") or a layer's, with all it holds ("hidden.2").
+
+    Without names: every parameter that requires gradients. Tied parameters appear once.
+
+    Raises:
+        ThalwegError: a name that the model does not have.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> [tuple(p.shape) for p in select_parameters(model, "2")]
+        [(2, 3), (2,)]
+        >>> [tuple(p.shape) for p in select_parameters(model, "2.weight")]
+        [(2, 3)]
+    """
+    named = dict(model.named_parameters(remove_duplicate=False))
+    if names is None:
+        return [parameter for parameter in model.parameters() if parameter.requires_grad]
+    chosen: dict[int, Tensor] = {}
+    for name in [names] if isinstance(names, str) else names:
+        found = [p for own, p in named.items() if own == name or own.startswith(f"{name}.")]
+        if not found:
+            shown = ", ".join(list(named)[:6]) + (", …" if len(named) > 6 else "")
+            raise bad_input(
+                "parameters", name, f"a parameter or layer of this {type(model).__name__}", f"It has {shown}"
+            )
+        chosen |= {id(parameter): parameter for parameter in found}
+    return list(chosen.values())
