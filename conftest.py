@@ -29,7 +29,11 @@ def _back(namespace: dict[str, Any]) -> None:
     namespace["_folder"].cleanup()
 
 
-_docstrings = Sybil(parsers=[DocTestParser()], patterns=["src/thalweg/*.py", "src/thalweg/*/*.py"], setup=_in_tmp, teardown=_back)
-_documents = Sybil(parsers=[PythonCodeBlockParser()], patterns=["README.md", "docs/*.md"], setup=_in_tmp, teardown=_back)
+_docstrings = Sybil(
+    parsers=[DocTestParser()], patterns=["src/thalweg/*.py", "src/thalweg/*/*.py"], setup=_in_tmp, teardown=_back
+)
+_documents = Sybil(
+    parsers=[PythonCodeBlockParser()], patterns=["README.md", "docs/*.md"], setup=_in_tmp, teardown=_back
+)
 
 pytest_collect_file = (_docstrings + _documents).pytest()

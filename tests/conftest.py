@@ -6,6 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Property tests are not timed: on a busy machine the first call of torch or numba outlasts hypothesis's 200 ms.
+settings.register_profile("thalweg", deadline=None)
+settings.register_profile("thorough", deadline=None, max_examples=3000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "thalweg"))
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -42,3 +43,10 @@ def test_the_version_is_one() -> None:
 @pytest.mark.parametrize("name", thalweg.__all__)
 def test_every_public_name_is_there_and_documented(name: str) -> None:
     assert getattr(thalweg, name).__doc__
+
+
+def test_the_demo_in_the_readme_is_the_measured_one() -> None:
+    readme = (REPOSITORY / "README.md").read_text()
+    measured = json.loads((REPOSITORY / "benchmarks" / "results" / "demo.json").read_text())
+    for name, words in measured["summary"].items():
+        assert f"{name:<11}{words}\n" in readme

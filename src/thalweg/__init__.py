@@ -10,23 +10,12 @@ Everything is imported when it is first used: `import thalweg` brings neither to
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from thalweg.lazy import attach
 
 __version__ = "0.1.0"
 
-# public name → where it lives; a room is its own module
-_VERBS = {
-    "Budget": "thalweg.schedules",
-    "Schedule": "thalweg.schedules",
-    "ThalwegError": "thalweg.outcomes",
-    "Outcome": "thalweg.outcomes",
-    "cite": "thalweg.results",
-    "plan": "thalweg.laws",
-    "probe": "thalweg.curvature",
-    "survey": "thalweg.landscape",
-    "simulate": "thalweg.sde",
-}
 _ROOMS = (
     "checkpoints",
     "curvature",
@@ -39,8 +28,21 @@ _ROOMS = (
     "sde",
     "sweeps",
 )
+# public name → where it lives
+_HOMES = {
+    "Budget": "thalweg.schedules",
+    "Schedule": "thalweg.schedules",
+    "ThalwegError": "thalweg.outcomes",
+    "Outcome": "thalweg.outcomes",
+    "cite": "thalweg.results",
+    "plan": "thalweg.laws",
+    "probe": "thalweg.curvature",
+    "survey": "thalweg.landscape",
+    "simulate": "thalweg.sde",
+    **{room: f"thalweg.{room}" for room in _ROOMS},
+}
 
-__all__ = [*_VERBS, *_ROOMS]
+__all__ = list(_HOMES)
 
 if TYPE_CHECKING:
     from thalweg import checkpoints as checkpoints
@@ -64,16 +66,4 @@ if TYPE_CHECKING:
     from thalweg.sde import simulate as simulate
 
 
-def __getattr__(name: str) -> Any:
-    if name in _VERBS:
-        value = getattr(importlib.import_module(_VERBS[name]), name)
-    elif name in _ROOMS:
-        value = importlib.import_module(f"thalweg.{name}")
-    else:
-        raise AttributeError(f"module 'thalweg' has no attribute {name!r}")
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = attach(__name__, _HOMES)

@@ -8,7 +8,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -50,7 +50,6 @@ def test_one_dimension_is_the_curvature():
     assert critical.lower <= 20 / 3 < critical.upper
 
 
-@settings(deadline=None)
 @given(
     spectrum=st.lists(st.floats(0.01, 100), min_size=3, max_size=3),
     start=st.lists(st.floats(0.1, 3), min_size=3, max_size=3),

@@ -194,5 +194,5 @@ def test_an_eigenvalue_that_has_not_converged_is_not_given(measure, monkeypatch)
 def test_a_preconditioner_needs_an_optimizer():
     model = Quadratic(SPECTRA["convex"], torch.float64)
     step = Step.between(model.state_dict(), {k: v / 2 for k, v in model.state_dict().items()}, model, model, lr=0.1)
-    with pytest.raises(ThalwegError, match="expected one that an optimizer made. Use capture or a probe"):
+    with pytest.raises(ThalwegError, match=r"expected one that an optimizer made\. Use capture or a probe"):
         MEASURES["preconditioned"](step)

@@ -33,7 +33,7 @@ def rotated(spectrum, seed=0):
     return (matrix + matrix.T) / 2
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     spectrum=st.lists(
         st.sampled_from([-50.0, -7.0, -1.0, 0.0, 1e-3, 0.5, 1.0, 3.0, 3.001, 40.0]), min_size=3, max_size=25

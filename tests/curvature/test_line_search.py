@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.reference import paper_line_search as printed
@@ -55,7 +55,6 @@ shapes = st.sampled_from(
 )
 
 
-@settings(deadline=None)
 @given(shape=shapes, crossing=crossings, guess=crossings, tolerance=tolerances)
 @example(shape=lambda u: u * (u - 1), crossing=1.0, guess=1.0, tolerance=1 / 16)  # a tie at the guess
 @example(shape=lambda u: u * (u - 1), crossing=4.0, guess=1.0, tolerance=1 / 16)  # a tie at a doubling
@@ -79,7 +78,6 @@ def test_paper_search_is_the_printed_algorithm(shape, crossing, guess, tolerance
         assert_certified(bracket, f, tolerance)
 
 
-@settings(deadline=None)
 @given(shape=shapes, crossing=crossings, offset=st.floats(-15, 15), tolerance=tolerances)
 def test_certified_search_finds_a_crossing(shape, crossing, offset, tolerance):
     f = Counted(lambda m: shape(m / crossing))
@@ -88,7 +86,6 @@ def test_certified_search_finds_a_crossing(shape, crossing, offset, tolerance):
     assert_certified(bracket, f, tolerance)
 
 
-@settings(deadline=None)
 @given(
     crossing=crossings, offset=st.floats(-20, 8), scale=st.floats(-4, 0), loss=st.floats(0.5, 8.0), tolerance=tolerances
 )
@@ -109,7 +106,6 @@ def test_certified_search_under_float32_rounding(crossing, offset, scale, loss, 
     assert bracket.lower / blur <= crossing <= bracket.upper * blur
 
 
-@settings(deadline=None)
 @given(guess=crossings, slope=crossings, tolerance=tolerances)
 def test_a_climb_in_float32_is_not_descent(guess, slope, tolerance):
     """Bit-equal losses at small multiples are ties; Algorithm 1 as printed ends among them."""

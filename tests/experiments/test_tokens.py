@@ -12,7 +12,7 @@ from thalweg.experiments.tokens import decode, encode, learn_merges
 
 
 @given(st.text(alphabet="ab", min_size=2, max_size=60).map(str.encode), st.binary(max_size=60))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_equals_the_slow_twin_and_round_trips(text: bytes, other: bytes) -> None:
     merges = learn_merges(text, 260)
     pairs = [(int(left), int(right)) for left, right in merges]

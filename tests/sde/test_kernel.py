@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -17,7 +17,6 @@ from tests.sde.test_two_valley import DESCENT, OTHER, VALLEYS, points
 from thalweg.sde import kernel, simulate
 
 KEY = np.array([0x12345678, 0x9ABCDEF0], dtype=np.uint64)
-compiling = settings(deadline=None)  # the first example compiles
 NO_MARKS = np.zeros(0, dtype=np.int64)
 
 
@@ -73,7 +72,6 @@ def test_philox_gives_the_known_answers_of_random123(counter, key, expected):
     assert kernel.philox(*words(*counter), *words(*key)) == expected
 
 
-@compiling
 @given(st.integers(0, 2**32 - 1))
 def test_box_muller_series_agree_with_numpy(word):
     u = (word + 0.5) / 2**32
@@ -87,7 +85,6 @@ def test_radius_at_both_ends():
     assert kernel._radius(np.uint64(2**32 - 1)) == pytest.approx(np.sqrt(-2 * np.log1p(-(2.0**-33))), rel=1e-5)
 
 
-@compiling
 @given(st.floats(-700, 700))
 def test_exponential_agrees_with_numpy(v):
     assert kernel._exp(v) == pytest.approx(np.exp(v), rel=1e-12)
@@ -122,7 +119,6 @@ def test_normals_are_normal_and_independent():
         assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 4 / np.sqrt(a.size)
 
 
-@compiling
 @given(points)
 def test_derivatives_are_those_of_the_landscape(case):
     valleys, x, y = case
@@ -132,7 +128,6 @@ def test_derivatives_are_those_of_the_landscape(case):
 
 
 @pytest.mark.parametrize("covariance", kernel.COVARIANCES)
-@compiling
 @given(points, st.sampled_from([1e-6, 0.01, 3.0]))
 def test_root_is_the_cholesky_factor_of_the_covariance(covariance, case, noise):
     valleys, x, y = case

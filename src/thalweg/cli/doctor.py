@@ -24,14 +24,14 @@ class Support:
 
 # The probe, by host, precision, compilation and parallelism. tests/cli/test_doctor.py checks that each test named exists.
 SUPPORT = (
-    Support("plain PyTorch loop, closure or watched batches", "tested", "tests/curvature/test_probing.py::test_200_steps_are_bit_identical_with_and_without_the_probe"),
-    Support("models whose output has .loss (replay)", "tested", "tests/curvature/test_probing.py::test_replay_of_a_language_model_with_accumulation"),
-    Support("gradient accumulation", "tested", "tests/curvature/test_probing.py::test_gradient_accumulation_takes_all_micro_batches_since_the_last_step"),
+    Support("plain PyTorch loop, closure or watched batches", "tested", "tests/curvature/test_probed_runs.py::test_200_steps_are_bit_identical_with_and_without_the_probe"),
+    Support("models whose output has .loss (replay)", "tested", "tests/curvature/test_probed_runs.py::test_replay_of_a_language_model_with_accumulation"),
+    Support("gradient accumulation", "tested", "tests/curvature/test_probed_runs.py::test_gradient_accumulation_takes_all_micro_batches_since_the_last_step"),
     Support("dropout, BatchNorm", "tested", "tests/curvature/test_step.py::test_the_same_masks_and_statistics_at_every_evaluation"),
-    Support("optimizer.step(closure)", "tested", "tests/curvature/test_probing.py::test_an_optimizer_that_calls_its_closure_inside_the_step"),
+    Support("optimizer.step(closure)", "tested", "tests/curvature/test_probed_runs.py::test_an_optimizer_that_calls_its_closure_inside_the_step"),
     Support("tied weights, frozen weights, parameter groups", "tested", "tests/curvature/test_step.py::test_tied_weights_once_and_frozen_weights_never"),
     Support("float32 and float64 weights", "tested", "tests/curvature/test_every_measure.py::test_known_values_and_weights_untouched"),
-    Support("bfloat16 autocast", "tested", "tests/curvature/test_probing.py::test_bfloat16_autocast"),
+    Support("bfloat16 autocast", "tested", "tests/curvature/test_probed_runs.py::test_bfloat16_autocast"),
     Support("pure 16-bit weights", "refused", "outcome LOW_PRECISION: keep float32 weights under autocast"),
     Support("resume", "tested", "tests/curvature/test_probing.py::test_resume_continues_the_history"),
     Support("Hessian eigenvalues of compiled models", "tested", "tests/curvature/test_hessian.py::test_compiled_models_run_eagerly"),

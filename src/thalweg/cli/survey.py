@@ -72,8 +72,8 @@ def _survey_runs(folders: list[Path], top: int, parameters: str | None) -> Surve
     for run in runs:
         if not run.checkpoints():
             raise bad_input("checkpoints", str(run.path), "a run with a checkpoint", "Train it to its end first")
-        config = dataclasses.asdict(Config.of(run.config))
-        shapes.append({key: config[key] for key in ("domain", "width", "layers", "heads", "length")})
+        fields = dataclasses.asdict(Config.of(run.config))
+        shapes.append({key: fields[key] for key in ("domain", "width", "layers", "heads", "length")})
     for run, shape in zip(runs, shapes, strict=True):
         if shape != shapes[0]:
             raise bad_input(

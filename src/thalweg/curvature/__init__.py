@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from thalweg.lazy import attach
 
 # public name → its file, imported when it is first used
 _NAMES = {
@@ -29,23 +30,23 @@ _NAMES = {
 __all__ = list(_NAMES)
 
 if TYPE_CHECKING:
-    from thalweg.curvature.critical import Critical, critical_sharpness
-    from thalweg.curvature.hessian import Eigen, hessian_eigenvalues
-    from thalweg.curvature.history import History, JsonlLog, tensorboard_log
-    from thalweg.curvature.line_search import Bracket, paper_search
-    from thalweg.curvature.probing import MEASURES, Probe, probe
-    from thalweg.curvature.replay import default_loss
-    from thalweg.curvature.stability import Threshold, edge_of_stability
-    from thalweg.curvature.step import Step, capture
+    from thalweg.curvature.critical import Critical as Critical
+    from thalweg.curvature.critical import critical_sharpness as critical_sharpness
+    from thalweg.curvature.hessian import Eigen as Eigen
+    from thalweg.curvature.hessian import hessian_eigenvalues as hessian_eigenvalues
+    from thalweg.curvature.history import History as History
+    from thalweg.curvature.history import JsonlLog as JsonlLog
+    from thalweg.curvature.history import tensorboard_log as tensorboard_log
+    from thalweg.curvature.line_search import Bracket as Bracket
+    from thalweg.curvature.line_search import paper_search as paper_search
+    from thalweg.curvature.probing import MEASURES as MEASURES
+    from thalweg.curvature.probing import Probe as Probe
+    from thalweg.curvature.probing import probe as probe
+    from thalweg.curvature.replay import default_loss as default_loss
+    from thalweg.curvature.stability import Threshold as Threshold
+    from thalweg.curvature.stability import edge_of_stability as edge_of_stability
+    from thalweg.curvature.step import Step as Step
+    from thalweg.curvature.step import capture as capture
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _NAMES:
-        raise AttributeError(f"module 'thalweg.curvature' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"thalweg.curvature.{_NAMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = attach(__name__, {name: f"thalweg.curvature.{file}" for name, file in _NAMES.items()})

@@ -21,7 +21,15 @@ from thalweg.curvature.step import Step
 from thalweg.outcomes import Outcome, bad_input
 from thalweg.results import Result
 
-__all__ = ["Eigen", "hessian_eigenpairs", "hessian_eigenvalues", "hessian_measure", "preconditioned_measure"]
+__all__ = [
+    "Eigen",
+    "hessian_eigenpairs",
+    "hessian_eigenvalues",
+    "hessian_measure",
+    "hessian_product",
+    "preconditioned_measure",
+    "twice_differentiable",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +136,8 @@ def hessian_eigenpairs(
     if start is not None:
         first = start / torch.linalg.vector_norm(start) + 0.1 * first / torch.linalg.vector_norm(first)
     scale = None if preconditioner is None else _flat(preconditioner).rsqrt()
-    with _twice_differentiable(), torch.enable_grad():
-        multiply = _hessian_product(loss, parameters)
+    with twice_differentiable(), torch.enable_grad():
+        multiply = hessian_product(loss, parameters)
 
         def product(vector: Tensor) -> Tensor:
             return multiply(vector) if scale is None else scale * multiply(scale * vector)
@@ -190,7 +198,17 @@ def _measured(step: Step, name: str, parameters: list[Tensor], preconditioner: l
     return row
 
 
-def _hessian_product(loss: Callable[[], Tensor], parameters: list[Tensor]) -> Callable[[Tensor], Tensor]:
+def hessian_product(loss: Callable[[], Tensor], parameters: list[Tensor]) -> Callable[[Tensor], Tensor]:
+    """v ↦ Hv by double backward over one retained graph; v and Hv are flat, float64, in the order of the parameters.
+
+    Raises:
+        ThalwegError: the loss is not a differentiable scalar.
+
+    Example:
+        >>> x = torch.nn.Parameter(torch.ones(2))
+        >>> hessian_product(lambda: x[0] ** 2 + x[0] * x[1], [x])(torch.tensor([1.0, 0.0]).double()).tolist()
+        [2.0, 1.0]
+    """
     value = loss()
     if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
         raise bad_input(
@@ -220,7 +238,7 @@ def _flat(tensors: Sequence[Tensor]) -> Tensor:
 
 
 @contextlib.contextmanager
-def _twice_differentiable() -> Iterator[None]:
+def twice_differentiable() -> Iterator[None]:
     """Attention by the MATH kernel, compiled code eagerly; both as before afterwards."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))

@@ -25,6 +25,7 @@ __all__ = ["UNITS", "History", "JsonlLog", "Row", "tensorboard_log"]
 
 Row = dict[str, Any]
 
+GRAY = 6  # the series of what is not measured: thresholds
 UNITS: Mapping[str, str] = {
     "step": "count",
     "sharpness/critical": "1/lr",
@@ -235,7 +236,15 @@ class History(Result):
             steps, values = self.column(key)
             steps, values = steps[values > 0], values[values > 0]
             if steps.size:
-                lines.append(Line(steps, values, label, series or 0, "dashed" if series is None else "solid"))
+                lines.append(
+                    Line(
+                        steps,
+                        values,
+                        label,
+                        GRAY if series is None else series,
+                        "dashed" if series is None else "solid",
+                    )
+                )
         return tuple(lines)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from thalweg.curvature.untouched import RandomState
 from thalweg.outcomes import ThalwegError, bad_input
 
-__all__ = ["LossSource", "Watched", "default_loss"]
+__all__ = ["LossSource", "Watched", "default_loss", "moved", "takes_argument"]
 
 LossFn = Callable[[nn.Module, Any], Tensor]
 Batch = TypeVar("Batch")
@@ -146,7 +146,7 @@ class LossSource:
             paired = len(self._forwards) == len(self._batches)
             for i, batch in enumerate(self._batches):
                 with self._as_in(i if paired else 0, random=paired or i == 0):
-                    losses.append(loss_fn(self._model, _moved(batch, device)))
+                    losses.append(loss_fn(self._model, moved(batch, device)))
             return losses, False
         kept = [i for i, has_loss in enumerate(self._outputs_have_loss) if has_loss]
         for i in self._distinct(kept):
@@ -211,7 +211,7 @@ def default_loss(model: nn.Module, batch: Any) -> Tensor:
         True
     """
     if isinstance(batch, Mapping) and "input_ids" in batch and "labels" in batch:
-        output = model(**batch) if _takes(model, "labels") else model(batch["input_ids"])
+        output = model(**batch) if takes_argument(model, "labels") else model(batch["input_ids"])
         if isinstance(getattr(output, "loss", None), Tensor):
             loss: Tensor = output.loss
             return loss
@@ -247,21 +247,22 @@ def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), labels.reshape(-1))
 
 
-def _takes(model: nn.Module, name: str) -> bool:
+def takes_argument(model: nn.Module, name: str) -> bool:
+    """Whether the model's forward takes an argument of that name, or any keyword."""
     parameters = inspect.signature(model.forward).parameters.values()
     return any(p.name == name or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
-def _moved(value: Any, device: torch.device) -> Any:
+def moved(value: Any, device: torch.device) -> Any:
     """A batch on the model's device; dtypes as they are."""
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, Mapping):
-        return {key: _moved(item, device) for key, item in value.items()}
+        return {key: moved(item, device) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return (
-            [_moved(item, device) for item in value]
+            [moved(item, device) for item in value]
             if isinstance(value, list)
-            else tuple(_moved(item, device) for item in value)
+            else tuple(moved(item, device) for item in value)
         )
     return value

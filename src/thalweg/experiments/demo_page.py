@@ -106,12 +106,11 @@ def _predicted_against_reached(demo: Demo) -> Figure:
 def _during(demo: Demo) -> report.Section:
     margin, at = demo.history.lowest_margin or (float("nan"), 0)
     plateau = demo.history.plateau or float("nan")
-    seconds = float(demo.history.column("probe/seconds")[1].sum())
     facts = [
         ("lowest margin", f"{margin:.3g} at step {at}"),
         ("plateau of the margin", f"{plateau:.3g}"),
         ("sharpness / its edge, at most", f"{demo.sharpest:.2g}"),
-        ("probe cost", f"{demo.probe_share:.1%} ({seconds:.1f} s)"),
+        ("probe cost, margins alone", f"{demo.probe_shares[0]:.1%}, {demo.probe_shares[1]:.1%}"),
     ]
     text = [
         "The probe watched from hooks of the optimizer and changed nothing: with and without it the weights are the same bits. "

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from thalweg.curvature.replay import _moved
+from thalweg.curvature.replay import moved
 from thalweg.outcomes import ThalwegError, bad_input
 
 __all__ = ["LossFn", "batches", "check_data", "mean_loss"]
@@ -46,7 +46,7 @@ def batches(data: Any, model: nn.Module) -> Iterator[Any]:
     """The batches of `data` on the model's device, dtypes as they are."""
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     for batch in (data,) if _is_batch(data) else data:
-        yield _moved(batch, device)
+        yield moved(batch, device)
 
 
 def mean_loss(model: nn.Module, data: Any, loss_fn: LossFn) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from thalweg.curvature.hessian import _hessian_product, _twice_differentiable, hessian_eigenvalues
+from thalweg.curvature.hessian import hessian_eigenvalues, hessian_product, twice_differentiable
 from thalweg.figures import Figure, Points
 from thalweg.outcomes import Outcome, bad_input
 from thalweg.results import Result
@@ -159,8 +159,8 @@ def _trace(
 ) -> tuple[float, float]:
     """tr H = E[zᵀHz] over z of independent ±1 (Hutchinson 1990): mean and standard error."""
     generator = torch.Generator().manual_seed(seed)
-    with _twice_differentiable(), torch.enable_grad():
-        product = _hessian_product(loss, parameters)
+    with twice_differentiable(), torch.enable_grad():
+        product = hessian_product(loss, parameters)
         forms = np.empty(vectors)
         for i in range(vectors):
             z = torch.randint(0, 2, (size,), generator=generator).to(parameters[0].device, torch.float64) * 2 - 1

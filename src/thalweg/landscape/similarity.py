@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from thalweg.curvature.replay import _takes
+from thalweg.curvature.replay import takes_argument
 from thalweg.curvature.untouched import untouched
 from thalweg.landscape.evaluation import IGNORED, batches, check_data
 from thalweg.outcomes import ThalwegWarning, bad_input
@@ -85,7 +85,7 @@ def predict(model: nn.Module, data: Any) -> Predictions:
 def _logits_and_labels(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
     """Logits (..., classes) and the labels (...) they are held against; the batches `default_loss` knows."""
     if isinstance(batch, Mapping) and "input_ids" in batch and "labels" in batch:
-        output = model(**batch) if _takes(model, "labels") else model(batch["input_ids"])
+        output = model(**batch) if takes_argument(model, "labels") else model(batch["input_ids"])
         logits, labels = getattr(output, "logits", output)[:, :-1], batch["labels"][:, 1:]
     elif isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch):
         output = model(batch[0])

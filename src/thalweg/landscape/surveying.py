@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from thalweg.checkpoints import load_into, read
 from thalweg.curvature.replay import default_loss
+from thalweg.landscape.barriers import barrier
 from thalweg.landscape.borrowing import borrowed
 from thalweg.landscape.evaluation import LossFn, check_data, mean_loss
-from thalweg.landscape.barriers import barrier
 from thalweg.landscape.flatness import flatness, select_parameters
 from thalweg.landscape.similarity import Predictions, agreement, jaccard_matrix, predict
 from thalweg.landscape.survey_result import Survey

@@ -16,8 +16,9 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from thalweg.lazy import attach
 from thalweg.outcomes import bad_input
 
 # law → the module it lives in: a new law adds its row here, and tests/laws/test_every_law.py takes it up
@@ -83,14 +84,4 @@ def load(path: str | os.PathLike[str]) -> Law:
     return Law.load(path)
 
 
-def __getattr__(name: str) -> Any:
-    module = LAWS.get(name) or _OTHERS.get(name)
-    if module is None:
-        raise AttributeError(f"module 'thalweg.laws' has no attribute {name!r}")
-    value = getattr(importlib.import_module(module), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = attach(__name__, {**LAWS, **_OTHERS})
