@@ -223,3 +223,24 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         sweep(grid(kind=["none"]), train=stumble, out=tmp_path)
     with locked(tmp_path / "a"), pytest.raises(ThalwegError, match="no sweep is running"):
         sweep(grid(x=[1], steps=[1]), train=count, out=tmp_path / "a")
+
+
+@pytest.mark.parametrize("moment", ["create", "finish"])
+def test_an_interrupt_between_two_states_leaves_no_run_that_seems_to_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    original = getattr(RunDir, moment)
+
+    def interrupted(*arguments, **options):
+        original(*arguments, **options) if moment == "create" else None
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            RunDir, moment, classmethod(lambda _, *a, **o: interrupted(*a, **o)) if moment == "create" else interrupted
+        )
+        with pytest.raises(KeyboardInterrupt):
+            sweep(grid(x=[1], steps=[2]), train=count, out=tmp_path, progress=False)
+    assert statuses(tmp_path) == ["interrupted"]
+    table = sweep(grid(x=[1], steps=[2]), train=count, out=tmp_path, progress=False)
+    assert table["status"].tolist() == ["complete"]

@@ -288,8 +288,9 @@ class RunDir:
         return self._metrics.open("ab")
 
     def _update(self, **changes: Any) -> None:
-        self.record = {**self.record, **changes}
-        write_atomically(self.path / "run.json", json.dumps(self.record, indent=1, allow_nan=False) + "\n")
+        record = {**self.record, **changes}
+        write_atomically(self.path / "run.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
+        self.record = record  # never ahead of the file
 
 
 @contextmanager

@@ -36,6 +36,16 @@ def run_one(train: Train, path: Path, config: Config) -> str | None:
 
 def _run_locked(train: Train, path: Path, config: Config) -> str | None:
     try:
+        return _run(train, path, config)
+    except KeyboardInterrupt:
+        # asked of the file, not of an object: the interrupt may have come before there was one, or while it was writing
+        if (path / "run.json").is_file() and (run := RunDir.open(path)).status == "running":
+            run.interrupt()
+        raise
+
+
+def _run(train: Train, path: Path, config: Config) -> str | None:
+    try:
         run = RunDir.create(path, config)
     except ThalwegError as error:
         return str(error)
@@ -45,10 +55,6 @@ def _run_locked(train: Train, path: Path, config: Config) -> str | None:
         result = train(config, run)
         if run.status != "complete":
             run.finish({} if result is None else result)
-    except KeyboardInterrupt:
-        if run.status != "complete":
-            run.interrupt()
-        raise
     except (Exception, SystemExit) as error:
         message = " ".join(f"{type(error).__name__}: {error}".split())
         write_atomically(path / "error.txt", traceback.format_exc())
