@@ -49,6 +49,12 @@ def all_rows(out: Path) -> dict[str, int]:
 
 
 def check_all_done_once(out: Path) -> None:
+    """Resume the sweep: every run complete, no row lost or doubled, and what was complete is not trained again.
+
+    A run that was stopped after its last line and before its folder said so is called again; it then finds all its rows.
+    """
+    complete = [path.parent.name for path in out.glob("*/run.json") if RunDir.open(path.parent).status == "complete"]
+    assert complete, "the sweep was stopped before anything was complete: nothing would be shown"
     table = sweep(CONFIGS, train=count, out=out, workers=2, progress=False)
     assert list(table["x"]) == list(range(6))
     assert list(table["status"]) == ["complete"] * 6
@@ -57,6 +63,7 @@ def check_all_done_once(out: Path) -> None:
     assert folders == sorted(config_hash(config) for config in CONFIGS)
     for name in folders:
         assert [row["step"] for row in RunDir.open(out / name).metrics()] == list(range(STEPS))
+    for name in complete:
         assert (out / name / "finished.txt").read_text() == "once\n"
 
 
