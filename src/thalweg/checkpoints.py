@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -202,9 +203,11 @@ def _read_pickled(file: Path) -> dict[str, torch.Tensor]:
     try:
         loaded = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "empty"
+        # torch's own message is a page on weights_only; the object it would not load is what a reader can act on
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it holds a {refused[1]}" if refused else "cut short, or another format"
         raise ThalwegError(
-            f"{file}: not readable as weights only ({reason[:160]}). Save model.state_dict() alone, or as safetensors."
+            f"{file}: not readable as weights only ({reason}). Save model.state_dict() alone, or as safetensors."
         ) from None
     for key in _NESTED:
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):

@@ -97,6 +97,7 @@ def test_after_earlier_training_there_is_an_order_and_no_loss(capsys: pytest.Cap
         ((*PLAN, "sine(1e-3, 23842)"), "sine"),
         (("plan", "--params", "4 apples", "--tokens", "1B", "--batch-tokens", "1M"), "4 apples"),
         (("plan", "--params", "4B"), "--tokens"),
+        (("plan", "--params", "4.05", "--tokens", "1B", "--batch-tokens", "1M"), "4.05B"),
         (("simulate", "--lr=-0.1", "--out", "s"), "-0.1"),
         (("simulate", "--lr", "0.1:a:3", "--out", "s"), "got 'a'"),
         (("schedule", "show", "cosine(1e-3, 100"), "Python syntax"),

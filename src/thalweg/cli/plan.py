@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from thalweg.laws import Law, Plan
 
 ANSWER_IS_NO = 3
+SMALLEST_MODEL = 1000  # parameters; a smaller number was meant in millions or billions
 
 
 def plan(
@@ -53,6 +54,8 @@ def plan(
         strict: exit with 3 where even the best schedule is likely to diverge.
         json: print the plan as JSON on stdout.
     """
+    if params < SMALLEST_MODEL:
+        raise bad_input("--params", params, "a raw count", f"Write for example {params:g}B for billions")
     chosen = _law(law, runs, assume)
     budget = Budget(params=params, tokens=tokens, batch_tokens=batch_tokens)
     found = laws.plan(

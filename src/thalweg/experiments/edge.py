@@ -74,8 +74,8 @@ def edge_figures(history: History, *, lr: float = 0.05) -> tuple[Figure, ...]:
     steps, margins = history.column("stability/margin")
     at, sharpness = history.column("sharpness/hessian")
     marks = (
-        Line(steps, margins, "margin: how many of these steps until the loss rises", series=0),
-        Line(at, sharpness * lr / 2, "largest Hessian eigenvalue × lr / 2", series=1),
+        Line(steps, margins, "margin", series=0),
+        Line(at, sharpness * lr / 2, "λ_max × lr / 2", series=1),
         Threshold(1.0, "edge of stability"),
     )
     return (
@@ -85,8 +85,8 @@ def edge_figures(history: History, *, lr: float = 0.05) -> tuple[Figure, ...]:
             x_label="step [count]",
             y_label="in units of the threshold [1]",
             y_scale="log",
-            caption="Full-batch gradient descent sharpens its own landscape until the largest eigenvalue reaches 2/lr; the margin "
-            "of a step, measured by forward passes alone, falls from hundreds to 1 and stays.",
+            caption="Full-batch gradient descent sharpens its own landscape until the largest Hessian eigenvalue reaches 2/lr; the "
+            "margin of a step, measured by forward passes alone, falls from hundreds to 1 and stays.",
             name="edge_of_stability",
         ),
     )

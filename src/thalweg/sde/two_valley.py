@@ -201,7 +201,7 @@ class TwoValley(Result):
             ),
             x_label="x: across the valleys [1]",
             y_label="y: down the valleys [1]",
-            caption="One basin at the top parts into two; walls above the loss at the top are left blank.",
+            caption="One basin at y = 0 parts into two valleys; walls above the loss there are left blank.",
             name="two_valley_map",
         )
 
