@@ -3,7 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-DEMO_OUT ?= runs/demo
+# a folder of its own for each demo: runs/demo, runs/demo-2, …
+DEMO_OUT ?= $(shell d=runs/demo; n=2; while [ -e $$d ]; do d=runs/demo-$$n; n=$$((n + 1)); done; echo $$d)
 
 .PHONY: demo test setup setup-dev lint types imports unit wheel clean
 
