@@ -1,7 +1,7 @@
 """Thalweg: predict the loss of a learning-rate schedule, measure how close each step is to instability, see the valley.
 
     Before:  tw.plan, tw.laws, tw.schedules      what loss will this schedule reach?
-    During:  tw.probe, tw.curvature              how far can this step go?
+    During:  tw.probe, tw.find_lr, tw.curvature  how far can this step go?
     After:   tw.survey, tw.landscape             which valley, how flat, since when?
     Why:     tw.simulate, tw.sde                 stochastic models with known answers
 
@@ -37,6 +37,7 @@ _HOMES = {
     "cite": "thalweg.results",
     "plan": "thalweg.laws",
     "probe": "thalweg.curvature",
+    "find_lr": "thalweg.curvature",
     "survey": "thalweg.landscape",
     "simulate": "thalweg.sde",
     **{room: f"thalweg.{room}" for room in _ROOMS},
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from thalweg import schedules as schedules
     from thalweg import sde as sde
     from thalweg import sweeps as sweeps
+    from thalweg.curvature import find_lr as find_lr
     from thalweg.curvature import probe as probe
     from thalweg.landscape import survey as survey
     from thalweg.laws import plan as plan

@@ -75,6 +75,11 @@ class Outcome(Enum):
 
     FAILED = "The measurement raised an error and was given up, the run goes on: strict=True shows the traceback."
 
+    NOT_RESOLVED = (
+        "The curvature along the step is lost in the rounding of the loss: evaluate the loss in float64, on a larger batch, "
+        "or ask for exact=True."
+    )
+
     # curvature: eigenvalues
     NOT_CONVERGED = "The eigenvalues did not reach the tolerance: raise max_products or loosen tolerance."
 

@@ -117,8 +117,36 @@ def expected_preconditioned(happened):
     return row, "OK"
 
 
-EXPECTED = {"critical": expected_critical, "hessian": expected_hessian, "preconditioned": expected_preconditioned}
-TOLERANCE = {"critical": 1 / 30}  # half of 1/16: the centre of the certified interval
+def expected_directional(happened):
+    """-dᵀHd / (η d·g), whatever the signs."""
+    slope = float(happened.update @ happened.gradients[-1])
+    bend = float(happened.update @ happened.hessian @ happened.update)
+    return {"sharpness/directional": -bend / (happened.lr * slope)}, "NOT_DESCENT" if slope > 0 else "OK"
+
+
+def expected_norms(happened):
+    update, before = happened.update.norm().item(), happened.before.norm().item()
+    ratios = happened.update.split([2, 3]), happened.before.split([2, 3])
+    return {
+        "norm/update": update,
+        "norm/update_ratio": update / before,
+        "norm/update_ratio_max": max((d.norm() / w.norm()).item() for d, w in zip(*ratios, strict=True)),
+        "norm/gradient": happened.gradients[-1].norm().item(),
+    }, "OK"
+
+
+EXPECTED = {
+    "critical": expected_critical,
+    "hessian": expected_hessian,
+    "preconditioned": expected_preconditioned,
+    "directional": expected_directional,
+    "norms": expected_norms,
+}
+TOLERANCE = {
+    "critical": 1 / 30,
+    "directional": 1e-3,
+}  # half of 1/16: the centre of the certified interval; 1/10 of the target
+WITHOUT_FORWARDS = {"norms"}
 
 
 def test_every_measure_has_its_expectation():
@@ -134,13 +162,15 @@ def test_known_values_and_weights_untouched(measure, kind, spectrum, dtype):
     before = everything(model, optimizer)
     row = MEASURES[measure](step)
     assert everything(model, optimizer) == before
+    estimated_error = row.pop("sharpness/directional_error", 0.0)
+    assert 0 <= estimated_error <= 0.01
     expected, outcome = EXPECTED[measure](happened)
     assert step.outcome.name == outcome
     assert row == pytest.approx(expected, rel=TOLERANCE.get(measure, 1e-5), nan_ok=True)
-    assert step.forward_passes >= 1
+    assert (step.forward_passes == 0) == (measure in WITHOUT_FORWARDS)
 
 
-@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("measure", [name for name in MEASURES if name not in WITHOUT_FORWARDS])
 def test_weights_come_back_from_an_exception_in_the_middle(measure):
     model, optimizer, step, _ = made_step("adamw", "convex", torch.float64)
     before = everything(model, optimizer)
@@ -155,8 +185,11 @@ def test_weights_come_back_from_an_exception_in_the_middle(measure):
     assert everything(model, optimizer) == before
 
 
-@pytest.mark.parametrize("measure", MEASURES)
-@pytest.mark.parametrize(("dtype", "outcome"), [(torch.bfloat16, "LOW_PRECISION"), (torch.float32, "NOT_FINITE")])
+@pytest.mark.parametrize(
+    ("measure", "dtype", "outcome"),
+    [(name, torch.float32, "NOT_FINITE") for name in MEASURES]
+    + [(name, torch.bfloat16, "LOW_PRECISION") for name in MEASURES if name not in WITHOUT_FORWARDS],
+)
 def test_no_number_where_there_is_none(measure, dtype, outcome):
     model = Quadratic(SPECTRA["convex"], torch.float32)
     if outcome == "NOT_FINITE":

@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from thalweg.curvature.line_search import certified_search
+from thalweg.curvature.certified import search
+from thalweg.curvature.search_memory import SearchMemory
 from thalweg.curvature.step import Step
 from thalweg.outcomes import Outcome
 from thalweg.results import Result
@@ -51,16 +52,19 @@ class Critical(Result):
         )
 
 
-def critical_sharpness(step: Step, *, tolerance: float = 1 / 16, guess: float | None = None) -> Critical:
+def critical_sharpness(
+    step: Step, *, tolerance: float = 1 / 16, guess: float | None = None, memory: SearchMemory | None = None
+) -> Critical:
     """Critical learning rate and sharpness along an applied update.
 
-    η_c = min {η > 0 | L(θ - ηΔθ) > L(θ)} and λ_c = 2/η_c, by the paper's doubling and bisection with a certificate (see
-    `certified_search`). It finds a crossing; where the loss crosses several times it need not be the first.
+    η_c = min {η > 0 | L(θ - ηΔθ) > L(θ)} and λ_c = 2/η_c, bracketed by a certified `search` along the step. It
+    finds a crossing; where the loss crosses several times it need not be the first.
 
     Args:
         step: from `capture`, `Step.between` or a probe.
         tolerance: 1 - lower/upper at the end [1].
-        guess: first multiple to try [1]; 1, the step itself, by default.
+        guess: first multiple to try [1]; 1, the step itself, by default. Not used where `memory` has a prediction.
+        memory: what earlier measurements of this run have taught; updated in place.
 
     Raises:
         ThalwegError: a guess or tolerance out of range, a closure that changes gradients.
@@ -86,7 +90,14 @@ def critical_sharpness(step: Step, *, tolerance: float = 1 / 16, guess: float | 
     outcome = step.obstacle()
     multiple = lower = upper = sharpness = math.nan
     if outcome is Outcome.OK:
-        found = certified_search(step.at, guess=guess or 1.0, tolerance=tolerance, rounding=step.rounding)
+        found = search(
+            step.at,
+            guess=guess or 1.0,
+            slope=step.slope,
+            tolerance=tolerance,
+            memory=memory,
+            rounding=step.rounding,
+        )
         outcome, lower, upper = found.outcome, found.lower, found.upper
         if outcome is Outcome.OK:
             multiple = found.centre
@@ -99,14 +110,14 @@ def critical_sharpness(step: Step, *, tolerance: float = 1 / 16, guess: float | 
 
 
 def critical_measure(step: Step) -> dict[str, float]:
-    """The row of `critical_sharpness`, with the centre of the last measurement as the guess of the next.
+    """The row of `critical_sharpness`, with a memory of the critical learning rates measured before.
 
     Keys: `sharpness/critical` [1/lr], `sharpness/threshold_critical` = 2/η [1/lr], `lr/critical` [1], `stability/margin` [1].
     """
-    critical = critical_sharpness(step, guess=step.memory.get("critical"))
+    memory = step.memory.setdefault("search", SearchMemory())
+    memory.convert(step.lr)
+    critical = critical_sharpness(step, memory=memory)
     step.report(critical.outcome)
-    if critical.outcome is Outcome.OK:
-        step.memory["critical"] = critical.multiple
     return {
         "sharpness/critical": critical.sharpness,
         "sharpness/threshold_critical": 2 / step.lr if step.lr > 0 else math.inf,

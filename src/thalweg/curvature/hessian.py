@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from thalweg.curvature.distributed import averaged, everywhere, refuse_sharded
 from thalweg.curvature.lanczos import Pairs, largest_eigenpairs
 from thalweg.curvature.preconditioner import preconditioner_of
 from thalweg.curvature.stability import edge_of_stability
@@ -114,8 +115,11 @@ def hessian_eigenpairs(
     max_products: int = 500,
     seed: int = 0,
     start: Tensor | None = None,
+    across_ranks: bool = False,
 ) -> Pairs:
     """`hessian_eigenvalues` with its vectors (k, n) in the order of the flattened parameters, and with a warm start.
+
+    `across_ranks`: of the loss averaged over the ranks of `torch.distributed`; all of them must call it.
 
     `start` (n,) is mixed with a tenth of noise: an eigenvector of an earlier Hessian may be an eigenvector of this one
     without being its largest, and Lanczos never leaves an invariant subspace.
@@ -137,7 +141,7 @@ def hessian_eigenpairs(
         first = start / torch.linalg.vector_norm(start) + 0.1 * first / torch.linalg.vector_norm(first)
     scale = None if preconditioner is None else _flat(preconditioner).rsqrt()
     with twice_differentiable(), torch.enable_grad():
-        multiply = hessian_product(loss, parameters)
+        multiply = hessian_product(loss, parameters, across_ranks=across_ranks)
 
         def product(vector: Tensor) -> Tensor:
             return multiply(vector) if scale is None else scale * multiply(scale * vector)
@@ -182,7 +186,7 @@ def _measured(step: Step, name: str, parameters: list[Tensor], preconditioner: l
     if start is not None and start.numel() != sum(p.numel() for p in parameters):
         start = None  # layers were frozen or thawed since
     with step.at_start() as loss:
-        pairs = hessian_eigenpairs(loss, parameters, preconditioner=preconditioner, start=start)
+        pairs = hessian_eigenpairs(loss, parameters, preconditioner=preconditioner, start=start, across_ranks=True)
     if not np.isfinite(pairs.values[0]):
         step.report(Outcome.NOT_FINITE)
         return {}
@@ -198,8 +202,12 @@ def _measured(step: Step, name: str, parameters: list[Tensor], preconditioner: l
     return row
 
 
-def hessian_product(loss: Callable[[], Tensor], parameters: list[Tensor]) -> Callable[[Tensor], Tensor]:
+def hessian_product(
+    loss: Callable[[], Tensor], parameters: list[Tensor], *, across_ranks: bool = False
+) -> Callable[[Tensor], Tensor]:
     """v ↦ Hv by double backward over one retained graph; v and Hv are flat, float64, in the order of the parameters.
+
+    `across_ranks`: H of the loss averaged over the ranks of `torch.distributed`; all of them must call it.
 
     Raises:
         ThalwegError: the loss is not a differentiable scalar.
@@ -209,18 +217,18 @@ def hessian_product(loss: Callable[[], Tensor], parameters: list[Tensor]) -> Cal
         >>> hessian_product(lambda: x[0] ** 2 + x[0] * x[1], [x])(torch.tensor([1.0, 0.0]).double()).tolist()
         [2.0, 1.0]
     """
-    value = loss()
-    if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
-        raise bad_input(
-            "loss", value, "a callable that returns a differentiable scalar", "Return the mean loss without .item()"
-        )
-    gradients = torch.autograd.grad(value.sum(), parameters, create_graph=True, allow_unused=True)
-    # Where the loss is linear in a parameter its gradient has no graph: those rows of the Hessian are zero.
-    curved = [gradient for gradient in gradients if gradient is not None and gradient.requires_grad]
-    kept = [i for i, gradient in enumerate(gradients) if gradient is not None and gradient.requires_grad]
+    built: list[tuple[list[Tensor], list[int]]] = []
+    if across_ranks:
+        everywhere(lambda: built.append(_first_backward(loss, parameters)))
+    else:
+        built.append(_first_backward(loss, parameters))
+    curved, kept = built[0]
     sizes = [parameter.numel() for parameter in parameters]
 
     def multiply(vector: Tensor) -> Tensor:
+        return averaged(lambda: multiply_here(vector)) if across_ranks else multiply_here(vector)
+
+    def multiply_here(vector: Tensor) -> Tensor:
         if not curved:
             return torch.zeros_like(vector)
         parts = torch.split(vector, sizes)
@@ -231,6 +239,20 @@ def hessian_product(loss: Callable[[], Tensor], parameters: list[Tensor]) -> Cal
         return _flat(products)
 
     return multiply
+
+
+def _first_backward(loss: Callable[[], Tensor], parameters: list[Tensor]) -> tuple[list[Tensor], list[int]]:
+    """The gradients that have a graph, and the indices of their parameters."""
+    value = loss()
+    if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
+        raise bad_input(
+            "loss", value, "a callable that returns a differentiable scalar", "Return the mean loss without .item()"
+        )
+    gradients = torch.autograd.grad(value.sum(), parameters, create_graph=True, allow_unused=True)
+    # Where the loss is linear in a parameter its gradient has no graph: those rows of the Hessian are zero.
+    curved = [gradient for gradient in gradients if gradient is not None and gradient.requires_grad]
+    kept = [i for i, gradient in enumerate(gradients) if gradient is not None and gradient.requires_grad]
+    return curved, kept
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
@@ -250,6 +272,7 @@ def twice_differentiable() -> Iterator[None]:
 def _check(parameters: list[Tensor], k: int, size: int, preconditioner: Sequence[Tensor] | None) -> None:
     if size == 0:
         raise bad_input("parameters", parameters, "a list of tensors", "Write list(model.parameters())")
+    refuse_sharded("parameters", parameters)
     frozen = [i for i, parameter in enumerate(parameters) if not parameter.requires_grad]
     if frozen:
         raise bad_input(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from thalweg.curvature.band import Band
 from thalweg.figures import Figure, Line, Points, Threshold
 from thalweg.outcomes import Outcome, ThalwegError
 from thalweg.results import Result, write_atomically
@@ -30,14 +31,25 @@ UNITS: Mapping[str, str] = {
     "step": "count",
     "sharpness/critical": "1/lr",
     "sharpness/threshold_critical": "1/lr",
+    "sharpness/directional": "1/lr",
+    "sharpness/directional_error": "1",
+    "sharpness/relative/<task>": "1/lr",
     "sharpness/hessian": "1/lr",
     "sharpness/preconditioned": "1/lr",
     "sharpness/threshold": "1/lr",
     "lr/critical": "1",
+    "lr/cap": "1",
     "stability/margin": "1",
+    "norm/update": "1",
+    "norm/update_ratio": "1",
+    "norm/update_ratio_max": "1",
+    "norm/gradient": "loss",
+    "norm/output_layer": "1",
+    "logit/attention_max": "1",
     "probe/forward_passes": "count",
     "probe/seconds": "s",
     "probe/outcome": "name",
+    "probe/action": "text",
 }
 
 
@@ -47,7 +59,8 @@ class History(Result):
 
     Attributes:
         rows: one dict a measured step: `step`, the measures' keys as far as they were measured, `probe/forward_passes`,
-            `probe/seconds`, and `probe/outcome`, the name of an `Outcome`. Every number in a row is finite.
+            `probe/seconds`, and `probe/outcome`, the name of an `Outcome`; `lr/cap` and `probe/action` where the probe
+            acted. Every number in a row is finite.
         units: key → unit.
         note: why there is no edge of stability for this optimizer, or "".
 
@@ -87,10 +100,39 @@ class History(Result):
         steps, margins = self._margins()
         if steps.size == 0:
             return None
-        first, last = int(self.rows[0]["step"]), int(self.rows[-1]["step"])
-        quarter = (last - first) / 4
-        middle = margins[(steps >= first + quarter) & (steps <= last - quarter)]
+        middle = margins[self._middle(steps)]
         return float(np.median(middle if middle.size else margins))
+
+    def safe_lr(self) -> Band | None:
+        """The learning rates that the measured steps of the plateau would have tolerated; None before the first margin.
+
+        The critical learning rates η_c of the middle half of the measured steps, as `Band`: `safe` was tolerated by at
+        least 90 % of those steps, `edge` by half, `spread` is the ratio of the 90 % and 10 % quantiles. All are of the
+        first parameter group. Each η_c is that of one step on its own batch, at the weights this run came to; a run at that
+        learning rate would come to others, usually flatter ones at a higher rate. So it is a limit for the next steps of
+        this run, not the best learning rate for a new one.
+
+        Example:
+            >>> rows = [
+            ...     {"step": s, "lr/critical": 0.01 * s, "sharpness/threshold_critical": 2 / 0.1, "probe/outcome": "OK"}
+            ...     for s in range(41)
+            ... ]
+            >>> band = History(tuple(rows)).safe_lr()
+            >>> band.safe, round(band.edge, 9), round(band.lr, 9)
+            (0.12, 0.2, 0.1)
+        """
+        steps, critical_lrs = self.column("lr/critical")
+        if steps.size == 0:
+            return None
+        chosen = self._middle(steps)
+        lr = 2 / float(self.column("sharpness/threshold_critical")[1][-1])
+        note = f"From the middle half of the steps to {self.rows[-1]['step']}, each on its own batch at the weights of this run."
+        return Band(critical_lrs[chosen if chosen.any() else slice(None)], lr, "plateau", (), note)
+
+    @property
+    def actions(self) -> tuple[tuple[int, str], ...]:
+        """Step and words of everything that the probe did: `on_unstable`."""
+        return tuple((row["step"], row["probe/action"]) for row in self.rows if "probe/action" in row)
 
     @property
     def threshold_fraction(self) -> NDArray[np.float64]:
@@ -128,6 +170,9 @@ class History(Result):
             lines.append(f"no edge of stability: {self.note}")
         outcomes = Counter(str(row["probe/outcome"]) for row in self.rows if row["probe/outcome"] != "OK")
         lines += [f"{count} × {name}: {Outcome[name].value}" for name, count in outcomes.most_common()]
+        lines += [f"step {step}: {action}" for step, action in self.actions[:5]]
+        if len(self.actions) > 5:
+            lines.append(f"{len(self.actions) - 5} more actions")
         seconds, passes = (math.fsum(self.column(key)[1]) for key in ("probe/seconds", "probe/forward_passes"))
         lines.append(f"cost {seconds:.3g} s, {passes:.0f} forward passes")
         return "\n".join(lines)
@@ -159,6 +204,12 @@ class History(Result):
                 raise ThalwegError(f"{source}, line {number}: not a JSON object; remove the line.") from None
         return cls(tuple(row for row in rows if restored_step is None or row["step"] <= restored_step))
 
+    def _middle(self, steps: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of the steps are in the middle half of the measured ones."""
+        first, last = int(self.rows[0]["step"]), int(self.rows[-1]["step"])
+        quarter = (last - first) / 4
+        return (steps >= first + quarter) & (steps <= last - quarter)
+
     def _margins(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         steps, margins = self.column("stability/margin")
         return steps[margins > 0], margins[margins > 0]
@@ -172,6 +223,10 @@ class History(Result):
         if climbing.size:
             lowest = np.full(climbing.size, min(1.0, margins.min()))
             marks.append(Points(climbing, lowest, "climbs from the start (margin 0)", series=1, hollow=True))
+        acted = [row for row in self.rows if "probe/action" in row and row.get("stability/margin", 0.0) > 0]
+        if acted:
+            at = [row["step"] for row in acted]
+            marks.append(Points(at, [row["stability/margin"] for row in acted], "the probe acted", series=2))
         return Figure(
             "How far each step could have gone",
             tuple(marks),
@@ -184,7 +239,9 @@ class History(Result):
 
     def _critical_figure(self) -> Figure | None:
         marks = self._lines(
-            ("sharpness/critical", "critical sharpness", 0), ("sharpness/threshold_critical", "2 / lr", None)
+            ("sharpness/critical", "critical sharpness", 0),
+            ("sharpness/directional", "directional sharpness", 1),
+            ("sharpness/threshold_critical", "2 / lr", None),
         )
         if len(marks) < 2:
             return None
@@ -251,7 +308,8 @@ class History(Result):
 class JsonlLog:
     """A `log` for probes that appends one JSON object a line, flushed, with `step` and `probe/outcome`.
 
-    On resume, lines past the restored step are dropped, and so is a last line that a crash cut short.
+    On resume (`restored_step`, or `Probe.load_state_dict`), lines past the restored step are dropped, and so is a last line
+    that a crash cut short.
 
     Args:
         path: the file; made with its folder at the first row.
@@ -268,9 +326,13 @@ class JsonlLog:
 
     def __init__(self, path: str | os.PathLike[str], *, restored_step: int | None = None) -> None:
         self.path = Path(path)
+        self.drop_after(restored_step)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def drop_after(self, restored_step: int | None) -> None:
+        """Drop the rows past the step that training continues after, and a last line that a crash cut short."""
         if self.path.is_file():
             History.read_jsonl(self.path, restored_step=restored_step).write_jsonl(self.path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def row(self, row: Mapping[str, Any]) -> None:
         """Append one row."""

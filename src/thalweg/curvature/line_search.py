@@ -1,4 +1,4 @@
-"""Where along an update does the loss come back to where it began? Algorithms 1 and 2, and a certificate around them.
+"""Where along an update does the loss come back to where it began? Algorithms 1 and 2, and what certifies an answer.
 
 Everything is told in multiples m of the applied step and asks only for f(m) = L(θ + m·d) - L(θ). No tensors here.
 """
@@ -11,12 +11,11 @@ from dataclasses import dataclass
 
 from thalweg.outcomes import Outcome, bad_input
 
-__all__ = ["Bracket", "certified_search", "paper_search"]
+__all__ = ["Bracket", "Change", "Values", "check", "paper_search"]
 
 Change = Callable[[float], float]
 
-_DOUBLINGS = 40  # N_max of Algorithm 1
-_HALVINGS = 16  # the floor of a certified search: 2^-16 of its first guess
+_EVALUATIONS = 40  # N_max of Algorithm 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +40,7 @@ class Bracket:
     outcome: Outcome
 
 
-class _Values:
+class Values:
     """f with its evaluations written down; a loss that is not finite is a rise."""
 
     def __init__(self, f: Change) -> None:
@@ -55,6 +54,7 @@ class _Values:
         return self.seen[m]
 
     def bracket(self, lower: float, upper: float, outcome: Outcome) -> Bracket:
+        """The answer between two ends."""
         wall = self.seen.get(upper) == math.inf
         return Bracket(lower, upper, 0.5 * (lower + upper), len(self.seen), wall, outcome)
 
@@ -80,8 +80,8 @@ def paper_search(f: Change, *, guess: float = 1.0, tolerance: float = 1 / 16) ->
         >>> bracket.lower, bracket.upper, bracket.evaluations, bracket.outcome.name
         (3.0, 3.125, 7, 'OK')
     """
-    _check(guess, tolerance)
-    values = _Values(f)
+    check(guess, tolerance)
+    values = Values(f)
     lower, upper = _binary(values, *_exponential(values, guess), tolerance)
     fell = any(change < 0 for m, change in values.seen.items() if m <= lower)
     rose = any(change > 0 for change in values.seen.values())
@@ -90,65 +90,11 @@ def paper_search(f: Change, *, guess: float = 1.0, tolerance: float = 1 / 16) ->
     return values.bracket(lower, upper, Outcome.NOT_DESCENT if rose and not fell else Outcome.NOT_BRACKETED)
 
 
-def certified_search(f: Change, *, guess: float = 1.0, tolerance: float = 1 / 16, rounding: float = 0.0) -> Bracket:
-    """The same search where rounding can mislead it: an interval with its certificate, or the reason why there is none.
-
-    Where f is a tie within rounding at the guess, it says neither fall nor rise: the guess is doubled until it does (as
-    printed, Algorithm 1 would go down, into more ties). Only a fall by more than rounding ends the halving; where it ends
-    below a tie, the search goes up again from there. Halving ends at 2^-16 of the guess: at small multiples f is rounding
-    noise, and there Algorithm 1 reports a huge sharpness for a direction that only climbs.
-
-    Args:
-        f: as in `paper_search`.
-        guess: as in `paper_search`.
-        tolerance: as in `paper_search`.
-        rounding: a change of the loss no larger than this is no evidence [loss].
-
-    Returns:
-        A bracket whose outcome is OK, NOT_DESCENT (lower = 0, upper = smallest multiple seen to rise) or NOT_BRACKETED
-        (lower = largest multiple seen, upper = ∞).
-
-    Raises:
-        ThalwegError: as in `paper_search`.
-
-    Example:
-        >>> certified_search(lambda m: m, guess=1.0).outcome.name
-        'NOT_DESCENT'
-        >>> certified_search(lambda m: 0.0, guess=1.0).outcome.name
-        'NOT_BRACKETED'
-        >>> certified_search(lambda m: m * (m - 3.0)) == paper_search(lambda m: m * (m - 3.0))
-        True
-    """
-    _check(guess, tolerance)
-    values = _Values(f)
-
-    def evidence(m: float) -> float:
-        change = values(m)
-        return 0.0 if abs(change) <= rounding else change
-
-    start, ties = guess, 0
-    while evidence(start) == 0:
-        if ties + 1 == _DOUBLINGS:
-            return values.bracket(start, math.inf, Outcome.NOT_BRACKETED)
-        start, ties = 2 * start, ties + 1
-    if evidence(start) < 0:
-        lower, upper = _exponential(values, start, _DOUBLINGS - ties)
-    else:
-        lower, upper = _exponential(evidence, start, _HALVINGS + ties + 1)
-        if lower < upper and not values(upper) > 0:  # it fell from a tie: the rise is above
-            lower, upper = _exponential(values, lower)
-    if lower < upper:
-        return values.bracket(*_binary(values, lower, upper, tolerance), Outcome.OK)
-    if evidence(start) > 0:
-        return values.bracket(0.0, min(m for m in values.seen if evidence(m) > 0), Outcome.NOT_DESCENT)
-    return values.bracket(lower, math.inf, Outcome.NOT_BRACKETED)
-
-
-def _exponential(f: Change, guess: float, limit: int = _DOUBLINGS) -> tuple[float, float]:
+def _exponential(f: Change, guess: float) -> tuple[float, float]:
     """Algorithm 1: the interval [m, 2m], or [m, m] where the limit of evaluations is met first."""
     m, i = guess, 1
     up = f(m) < 0
-    while i < limit:
+    while i < _EVALUATIONS:
         m = 2 * m if up else m / 2
         change = f(m)
         i += 1
@@ -170,7 +116,8 @@ def _binary(f: Change, lower: float, upper: float, tolerance: float) -> tuple[fl
     return lower, upper
 
 
-def _check(guess: float, tolerance: float) -> None:
+def check(guess: float, tolerance: float) -> None:
+    """Refuse a guess or a tolerance that no search can use."""
     if not (math.isfinite(guess) and guess > 0):
         raise bad_input("guess", guess, "a positive finite multiple of the step", "Write guess=1.0")
     if not 0 < tolerance < 1:

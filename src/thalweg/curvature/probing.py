@@ -12,12 +12,17 @@ from typing import Any, Self, TypeVar
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from thalweg.curvature.actions import Alarm, Guard, OnUnstable
 from thalweg.curvature.critical import critical_measure
+from thalweg.curvature.directional import directional_measure
+from thalweg.curvature.distributed import is_first, refuse_sharded, unwrap_model
 from thalweg.curvature.hessian import hessian_measure, preconditioned_measure
 from thalweg.curvature.history import History, JsonlLog, Row, finite
 from thalweg.curvature.hooks import around_step, unwrap
+from thalweg.curvature.norms import norms_measure
 from thalweg.curvature.preconditioner import check_preconditioner
 from thalweg.curvature.replay import NO_SOURCE, LossSource, Watched
+from thalweg.curvature.search_memory import SearchMemory
 from thalweg.curvature.stability import why_no_edge
 from thalweg.curvature.step import Step
 from thalweg.outcomes import Outcome, ThalwegError, ThalwegWarning, bad_input
@@ -32,6 +37,8 @@ MEASURES: dict[str, Measure] = {
     "critical": critical_measure,
     "hessian": hessian_measure,
     "preconditioned": preconditioned_measure,
+    "directional": directional_measure,
+    "norms": norms_measure,
 }
 
 
@@ -52,15 +59,19 @@ class Probe:
         closure: Callable[[], Any] | None = None,
         log: Callable[..., object] | None = None,
         strict: bool = False,
+        on_unstable: OnUnstable = "record",
     ) -> None:
-        self._model = model
+        self._model = unwrap_model(model)
         self._optimizer: Optimizer = unwrap(optimizer)
         self._every = _schedule(measures, every)
+        if "hessian" in self._every or "preconditioned" in self._every:
+            refuse_sharded("measures", self._model.parameters())
         if "preconditioned" in self._every:
             check_preconditioner(self._optimizer)
-        self._source = LossSource(model, loss_fn=loss_fn, closure=closure)
-        self._log = log
+        self._source = LossSource(self._model, loss_fn=loss_fn, closure=closure)
+        self._log = log if is_first() else None
         self._strict = strict
+        self._guard = Guard(self._optimizer, on_unstable, measures=self._every)
         self._steps = 0
         self._rows: list[Row] = []
         self._memory: dict[str, Any] = {}
@@ -74,12 +85,64 @@ class Probe:
         """What was measured so far."""
         return History(tuple(self._rows), note=why_no_edge(self._optimizer))
 
+    @property
+    def measuring(self) -> bool:
+        """Whether the coming step will be measured."""
+        return bool(self._due(self._steps + 1))
+
+    @property
+    def newest(self) -> Row | None:
+        """The row of the last measured step; None before the first."""
+        return self._rows[-1] if self._rows else None
+
     def watch(self, loader: Iterable[Batch]) -> Watched[Batch]:
         """The same loader, to train on: on measured steps its batches since the last step are remembered.
 
         It can be iterated as often as the loader, and has its length.
         """
         return self._source.watch(loader)
+
+    def remember(self, batch: Any) -> None:
+        """A batch was taken for the coming step: what `watch` does with each, for hosts that own the loader."""
+        self._source.remember(batch)
+
+    def on_margin(
+        self, below: float, callback: Callable[[Row], object], *, recovered: float | None = None
+    ) -> Callable[[Row], object]:
+        """Call back once when the margin goes under a level, again only after it has recovered.
+
+        The callback gets the row that did it, after that row is logged, on every rank; what it raises goes through. Margins
+        that the history already shows count: a resumed run does not call again for the same dip.
+
+        Args:
+            below: the level [1]; under 1 a step raised its own loss.
+            callback: called with the row.
+            recovered: the margin from which on a new dip counts [1]; 2 × `below` by default.
+
+        Returns:
+            The callback.
+
+        Raises:
+            ThalwegError: a level that is not positive, `recovered` not above it, a probe that measures no margins.
+
+        Example:
+            Gradient descent on 3x²/2 at lr 1: the critical learning rate is 2/3, and so is the margin.
+
+            >>> import torch
+            >>> x = nn.Parameter(torch.ones(1, dtype=torch.float64))
+            >>> optimizer = torch.optim.SGD([x], lr=1.0)
+            >>> closure = lambda: 1.5 * (x**2).sum()
+            >>> p = probe(nn.ParameterList([x]), optimizer, every=1, closure=closure)
+            >>> _ = p.on_margin(1, lambda row: print("step", row["step"], row["stability/margin"] < 1))
+            >>> with p:
+            ...     for _ in range(3):
+            ...         optimizer.zero_grad()
+            ...         closure().backward()
+            ...         optimizer.step()
+            step 1 True
+        """
+        self._guard.add(Alarm(below, recovered), callback, self._rows)
+        return callback
 
     def attach(self) -> Self:
         """Begin to listen to the model and the optimizer."""
@@ -91,6 +154,7 @@ class Probe:
     def close(self) -> None:
         """Stop listening; the history stays."""
         self._attached.close()
+        self._guard.after_step()
 
     def __enter__(self) -> Self:
         return self.attach()
@@ -101,15 +165,31 @@ class Probe:
         self.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs: steps completed, rows, and the guess of the next search. Plain Python values."""
-        memory = {name: value for name, value in self._memory.items() if isinstance(value, int | float)}
-        return {"steps": self._steps, "rows": [dict(row) for row in self._rows], "memory": memory}
+        """What a resumed run needs: steps completed, rows, and what the next searches expect. Plain Python values."""
+        memory: dict[str, Any] = {}
+        for name, value in self._memory.items():
+            if isinstance(value, SearchMemory):
+                memory[name] = value.state_dict()
+            elif isinstance(value, int | float):
+                memory[name] = value
+        return {
+            "steps": self._steps,
+            "rows": [dict(row) for row in self._rows],
+            "memory": memory,
+            "lr_cap": self._guard.ceiling,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict`; rows measured since are dropped."""
+        """Continue from `state_dict`; rows measured since are dropped, from a `JsonlLog` too."""
         self._steps = state["steps"]
         self._rows = [dict(row) for row in state["rows"]]
-        self._memory = dict(state["memory"])
+        self._memory = {
+            name: SearchMemory.from_state(value) if isinstance(value, Mapping) else value
+            for name, value in state["memory"].items()
+        }
+        self._guard.load(self._rows, state.get("lr_cap"))
+        if isinstance(self._log, JsonlLog):
+            self._log.drop_after(self._steps)
         self._expect()
 
     def _due(self, step: int) -> list[str]:
@@ -118,9 +198,10 @@ class Probe:
     def _expect(self) -> None:
         """Get ready for the coming step."""
         self._source.forget()
-        self._source.recording = bool(self._due(self._steps + 1))
+        self._source.recording = self.measuring
 
     def _before(self) -> None:
+        self._guard.before_step()  # first: the step is measured at the learning rate that it runs at
         if self._source.recording:
             began = time.perf_counter()
             self._step = Step(self._model, self._source.loss, optimizer=self._optimizer)
@@ -136,6 +217,7 @@ class Probe:
             if step is not None:
                 self._measure(step)
         finally:
+            self._guard.after_step()
             self._expect()
 
     def _measure(self, step: Step) -> None:
@@ -156,12 +238,16 @@ class Probe:
                 )
         values["probe/forward_passes"] = float(step.forward_passes)
         values["probe/seconds"] = self._seconds + time.perf_counter() - began
-        row = {"step": self._steps, **values, "probe/outcome": step.outcome.name}
+        row: Row = {"step": self._steps, **values, "probe/outcome": step.outcome.name}
+        action = self._guard.decide(row, step.lr)
+        if "lr/cap" in row:
+            values["lr/cap"] = float(row["lr/cap"])
         self._rows.append(row)
         if isinstance(self._log, JsonlLog):
             self._log.row(row)
         elif self._log is not None:
             self._log(values, step=self._steps)
+        self._guard.act(row, action)
         if self._strict and step.outcome is not Outcome.OK:
             raise ThalwegError(f"step {self._steps}, {step.outcome.name}: {step.outcome.value}")
 
@@ -176,6 +262,7 @@ def probe(
     closure: Callable[[], Any] | None = None,
     log: Callable[..., object] | None = None,
     strict: bool = False,
+    on_unstable: OnUnstable = "record",
 ) -> Probe:
     """Measure how close training steps are to instability, while they are made; training is bit-identical without it.
 
@@ -188,14 +275,19 @@ def probe(
         model: the module in training.
         optimizer: any torch optimizer, or a wrapper that keeps it as `.optimizer`.
         every: a step is measured when the number of steps completed is a multiple of it [count].
-        measures: names among "critical", "hessian", "preconditioned"; or a mapping from name to its own `every`.
+        measures: names among "critical", "hessian", "preconditioned", "directional", "norms"; or a mapping from name to its own `every`.
         loss_fn: (model, batch) → mean loss, a differentiable scalar.
         closure: zero-argument callable → loss of the batch that made the step; no backward, no zero_grad.
         log: called with (dict of floats, step=) after each measurement; `wandb.log`, `tensorboard_log(writer)`, `JsonlLog`.
         strict: raise where an outcome is not OK. Otherwise a failed measurement warns, and the run goes on.
+        on_unstable: what to do when two of the last three margins are under 0.75, or one is under 0.5 without being 0, or
+            the run is no longer finite. "record": nothing. "alert": a ThalwegWarning, again only after margins of 2. "cap_lr": hold the learning rate of the next
+            steps under half the critical one, until that is no less than the schedule's own; the schedule itself is not
+            disturbed. "stop": raise `StopTraining` after the step. What is done stands in its row as `probe/action`, with
+            both learning rates. A probe sees only the steps it measures: lower `every` where it has to act in time.
 
     Raises:
-        ThalwegError: an unknown measure, a measure that this optimizer does not have, no torch optimizer. The first step
+        ThalwegError: an unknown measure or action, a measure that this optimizer does not have, no torch optimizer. The first step
             raises where no source of the loss has appeared by then.
 
     Source: critical-sharpness paper, section 2.
@@ -218,7 +310,15 @@ def probe(
         [(2, 3.0, 'OK'), (4, 3.0, 'OK')]
     """
     return Probe(
-        model, optimizer, every=every, measures=measures, loss_fn=loss_fn, closure=closure, log=log, strict=strict
+        model,
+        optimizer,
+        every=every,
+        measures=measures,
+        loss_fn=loss_fn,
+        closure=closure,
+        log=log,
+        strict=strict,
+        on_unstable=on_unstable,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from thalweg.curvature.distributed import ranks
 from thalweg.curvature.untouched import RandomState
 from thalweg.outcomes import ThalwegError, bad_input
 
-__all__ = ["LossSource", "Watched", "default_loss", "moved", "takes_argument"]
+__all__ = ["LossSource", "Watched", "default_loss", "moved", "takes_argument", "unheard"]
 
 LossFn = Callable[[nn.Module, Any], Tensor]
 Batch = TypeVar("Batch")
@@ -24,6 +26,28 @@ NO_SOURCE = (
     "probe: got no source of the loss, expected closure=, loss_fn=, watched batches, or a model whose output has .loss. "
     "Write for example `for batch in probe.watch(loader)`, or closure=lambda: loss_fn(model(x), y)."
 )
+
+
+_UNHEARD = contextvars.ContextVar("unheard", default=False)
+
+
+@contextlib.contextmanager
+def unheard() -> Iterator[None]:
+    """No probe takes the forwards in this block for those of a training step.
+
+    Example:
+        >>> source = LossSource(nn.Linear(1, 1))
+        >>> source.recording = True
+        >>> with source.listening(), unheard():
+        ...     _ = source._model(torch.ones(2, 1))
+        >>> source._forwards
+        []
+    """
+    token = _UNHEARD.set(True)
+    try:
+        yield
+    finally:
+        _UNHEARD.reset(token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +142,8 @@ class LossSource:
     def loss(self) -> Tensor:
         """The loss of the step's batch: the equal-weight mean over its micro-batches, in float64; differentiable.
 
-        Where Hugging Face passes `num_items_in_batch` each micro-batch is already divided by it, and they are summed.
+        Where Hugging Face passes `num_items_in_batch` each micro-batch is already divided by it, and they are summed; over
+        ranks too, since the Trainer counts the items of all of them (its default).
 
         Raises:
             ThalwegError: nothing was recorded.
@@ -135,7 +160,7 @@ class LossSource:
         if not losses:
             raise ThalwegError(NO_SOURCE)
         total = torch.stack([loss.reshape(()).double() for loss in losses]).sum()
-        return total if shared else total / len(losses)
+        return total * ranks() if shared else total / len(losses)  # then the mean over ranks is their sum
 
     def _losses(self) -> tuple[list[Tensor], bool]:
         losses = []
@@ -191,7 +216,7 @@ class LossSource:
                 self._outputs_have_loss[-1] = has_loss
 
     def _is_training(self) -> bool:
-        return self._model.training and torch.is_grad_enabled() and not self._replaying
+        return self._model.training and torch.is_grad_enabled() and not (self._replaying or _UNHEARD.get())
 
 
 def default_loss(model: nn.Module, batch: Any) -> Tensor:

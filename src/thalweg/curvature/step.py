@@ -7,6 +7,7 @@ buffers at every evaluation. m = 1 is the step itself.
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -15,6 +16,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from thalweg.curvature.distributed import (
+    everywhere,
+    gathered,
+    is_sharded,
+    local,
+    ranks,
+    replicas,
+    reshard,
+    unwrap_model,
+)
 from thalweg.curvature.hooks import around_step, unwrap
 from thalweg.curvature.untouched import RandomState, untouched
 from thalweg.outcomes import Outcome, ThalwegError, bad_input
@@ -30,8 +41,9 @@ _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 class Step:
     """The update that the optimizer really made, whatever the optimizer; made by `capture`, `Step.between` or a probe.
 
-    Two copies of the moved parameters are kept while it lives. Every evaluation writes θ(m) into the live weights and
-    brings them back bit for bit, together with buffers, gradients, random states and flags, also after an exception.
+    Two copies of the moved parameters (of this rank's shards under FSDP2) are kept while it lives. Every evaluation writes
+    θ(m) into the live weights and brings them back bit for bit, together with buffers, gradients, random states and flags,
+    also after an exception. Losses and outcomes are those of all ranks together; every rank must ask for the same ones.
 
     Attributes:
         lr: learning rate η of the first parameter group at this step [1].
@@ -66,7 +78,7 @@ class Step:
         lr: float = math.nan,
         optimizer: Optimizer | None = None,
     ) -> None:
-        self.model = model
+        self.model = unwrap_model(model)
         self.closure = closure
         self.lr = lr
         self.slope: float | None = None
@@ -113,7 +125,9 @@ class Step:
             (-1.0, 0.0)
         """
         step = cls(model, closure, lr=lr)
-        named = dict(model.named_parameters())
+        named = dict(step.model.named_parameters())
+        if any(is_sharded(p) for p in named.values()):
+            raise bad_input("model", "sharded parameters (FSDP2)", "whole ones", "Use capture or a probe there")
         step.parameters = list(named.values())
         step._before = _matched("before", before, named)
         step._after = _matched("after", after, named)
@@ -125,16 +139,39 @@ class Step:
         groups = self.optimizer.param_groups
         self.lr = float(groups[0].get("lr", math.nan))
         moving = [p for group in groups for p in group["params"] if p.requires_grad or p.grad is not None]
-        self.parameters = list({(p.data_ptr() or id(p), p.shape): p for p in moving}.values())  # tied weights: once
+        once = {(local(p).data_ptr() or id(p), p.shape): p for p in moving}  # tied weights
+        self.parameters = list(once.values())
         self._before = _copies(self.parameters)
         self._random = RandomState.now()
 
     def finish(self) -> None:
         """Keep the weights after the optimizer has moved them, and the slope while the gradients are there."""
         self._after = _copies(self.parameters)
-        gradients = [p.grad for p in self.parameters]
-        terms = [_dot(a - b, g) for a, b, g in zip(self._after, self._before, gradients, strict=True) if g is not None]
-        self.slope = math.fsum(terms) if terms else None
+        terms = [
+            _dot(after - before, local(p.grad)) / replicas(p)
+            for p, before, after in zip(self.parameters, self._before, self._after, strict=True)
+            if p.grad is not None
+        ]
+        slopes = [part for part in gathered(math.fsum(terms) if terms else None) if part is not None]
+        self.slope = sum(slopes) if slopes else None
+
+    @property
+    def update(self) -> list[Tensor]:
+        """d = θ_after - θ_before, in the order of `parameters`."""
+        return [after - before for before, after in zip(self._before, self._after, strict=True)]
+
+    @property
+    def start(self) -> list[Tensor]:
+        """θ_before, in the order of `parameters`: to be read, not written to."""
+        return self._before
+
+    def under(self, loss: Closure) -> Step:
+        """The same update, judged by another loss: a step of its own, with its own passes, outcome and memory."""
+        other = copy.copy(self)
+        other.closure, other.slope = loss, None
+        other.forward_passes, other.outcome, other.memory = 0, Outcome.OK, {}
+        other._start, other._obstacle, other._needs_gradients = None, None, False
+        return other
 
     @property
     def rounding(self) -> float:
@@ -167,9 +204,12 @@ class Step:
     def _find_obstacle(self) -> Outcome:
         if any(p.dtype in _SIXTEEN_BITS for p in self.parameters):
             return Outcome.LOW_PRECISION
-        if not all(bool(torch.isfinite(t).all()) for t in [*self._before, *self._after]):
+        finite = all(bool(torch.isfinite(t).all()) for t in [*self._before, *self._after])
+        moved = not all(torch.equal(b, a) for b, a in zip(self._before, self._after, strict=True))
+        seen = gathered((finite, moved))  # a rank sees its shards alone
+        if not all(finite for finite, _ in seen):
             return Outcome.NOT_FINITE
-        if all(torch.equal(b, a) for b, a in zip(self._before, self._after, strict=True)):
+        if not any(moved for _, moved in seen):
             return Outcome.NO_UPDATE
         loss, _ = self._start_loss()
         if not math.isfinite(loss):
@@ -184,20 +224,25 @@ class Step:
         return self._start
 
     def _evaluate(self, multiple: float) -> tuple[float, float]:
-        """Loss at θ(m), and the eps of the numbers it was made of."""
+        """Loss at θ(m), the mean over the ranks, and the eps of the numbers it was made of."""
         try:
-            with (
-                self._weights(multiple),
-                untouched(self.model, self.parameters),
-                torch.set_grad_enabled(self._needs_gradients),
-            ):
-                loss = self._loss()
+            values = everywhere(lambda: self._evaluate_here(multiple))
         except RuntimeError as error:
             if self._needs_gradients or "does not require grad" not in str(error):
                 raise
             # Either the loss has a gradient inside (a penalty), or the closure trains: `untouched` refuses the latter.
             self._needs_gradients = True
             return self._evaluate(multiple)
+        return sum(loss for loss, _ in values) / ranks(), max(eps for _, eps in values)
+
+    def _evaluate_here(self, multiple: float) -> tuple[float, float]:
+        """The same on this rank's batch."""
+        with (
+            self._weights(multiple),
+            untouched(self.model, self.parameters),
+            torch.set_grad_enabled(self._needs_gradients),
+        ):
+            loss = self._loss()
         eps = max(torch.finfo(t.dtype).eps for t in [loss, *self.parameters])
         return float(loss.detach()), eps
 
@@ -214,23 +259,28 @@ class Step:
 
     @contextlib.contextmanager
     def _weights(self, multiple: float) -> Iterator[None]:
-        home = self._after
-        if not all(_same_bits(p, a) for p, a in zip(self.parameters, self._after, strict=False)):
-            home = _copies(self.parameters)  # training has gone on, or the step was given from outside
+        home, live = self._after, [local(p) for p in self.parameters]
+        if not all(_same_bits(p, a) for p, a in zip(live, self._after, strict=False)):
+            home = _copies(live)  # training has gone on, or the step was given from outside
         try:
             with torch.no_grad():
-                for parameter, before, after in zip(self.parameters, self._before, self._after, strict=False):
+                for parameter, before, after in zip(live, self._before, self._after, strict=False):
                     torch.lerp(before, after, multiple, out=parameter)  # exact at 0 and at 1
-            torch.clear_autocast_cache()  # it may hold 16-bit copies of the weights that were here
+            self._written()
             yield
         finally:
             try:
-                _write(self.parameters, home)
+                _write(live, home)
             except KeyboardInterrupt:  # between two tensors: a run that stops here must not save half a step
-                _write(self.parameters, home)
+                _write(live, home)
                 raise
             finally:
-                torch.clear_autocast_cache()
+                self._written()
+
+    def _written(self) -> None:
+        """Drop copies that were made of the weights as they were: 16-bit ones of autocast, gathered ones of FSDP2."""
+        torch.clear_autocast_cache()
+        reshard(self.model, self.parameters)
 
 
 @contextlib.contextmanager
@@ -278,7 +328,8 @@ def _matched(name: str, weights: Mapping[str, Tensor] | Sequence[Tensor], named:
 
 
 def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
-    return [tensor.detach().clone() for tensor in tensors]
+    """This rank's entries."""
+    return [local(tensor).detach().clone() for tensor in tensors]
 
 
 def _write(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:

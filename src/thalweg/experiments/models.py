@@ -53,7 +53,14 @@ class MLP(nn.Sequential):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block: x + attention(norm(x)), then x + mlp(norm(x))."""
+    """A pre-norm transformer block: x + attention(norm(x)), then x + mlp(norm(x)).
+
+    Attributes:
+        max_attention_logit: the largest logit of the last forward, kept where somebody has put a number here to ask for it
+            (the probe's measure "norms" does); None costs nothing.
+    """
+
+    max_attention_logit: torch.Tensor | float | None = None
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -68,6 +75,9 @@ class Block(nn.Module):
         """(batch, time, width) → the same shape."""
         batch, time, width = x.shape
         q, k, v = self.qkv(self.norm_1(x)).view(batch, time, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        if self.max_attention_logit is not None:
+            seen = torch.ones(time, time, dtype=torch.bool, device=x.device).tril()
+            self.max_attention_logit = (q @ k.mT / math.sqrt(q.shape[-1])).detach()[..., seen].amax()
         dropout = self.dropout if self.training else 0.0
         attended = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
         x = x + self._drop(self.mix(attended.transpose(1, 2).reshape(batch, time, width)))
@@ -126,6 +136,10 @@ class GPT(nn.Module):
             if parameter.dim() == 2:
                 residual = name.endswith(("mix.weight", "down.weight"))
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * layers) if residual else 0.02, generator=generator)
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The module whose weight makes the logits, by Hugging Face's name for it: the embedding, as the head is tied to it."""
+        return self.tokens
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Tokens (batch, time), int64 → logits of the next token (batch, time, vocabulary)."""

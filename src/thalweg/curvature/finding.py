@@ -1,0 +1,179 @@
+"""The learning rate that this checkpoint tolerates, found without training: nothing is different afterwards."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from thalweg.curvature.band import Band
+from thalweg.curvature.critical import critical_sharpness
+from thalweg.curvature.distributed import ranks, refuse_sharded, unwrap_model
+from thalweg.curvature.hooks import unwrap
+from thalweg.curvature.replay import default_loss, moved, unheard
+from thalweg.curvature.step import Step
+from thalweg.curvature.untouched import RandomState, untouched
+from thalweg.outcomes import Outcome, ThalwegError, bad_input
+
+__all__ = ["find_lr"]
+
+TOLERANCE = 1 / 64  # of one critical learning rate; batches differ by more
+NOTE = (
+    "Measured at this checkpoint: curvature moves during training, most of all in warmup; re-ask after warmup. "
+    "The gradient is not clipped."
+)
+
+
+def find_lr(
+    model: nn.Module,
+    optimizer: Any,
+    batches: Iterable[Any],
+    *,
+    loss_fn: Callable[[nn.Module, Any], Tensor] | None = None,
+    limit: int = 16,
+) -> Band:
+    """The learning rates at which one step from here would leave the loss of its own batch where it was.
+
+    For each batch a copy of the optimizer, with its momentum and moments as they are, makes one step on a copy of the
+    weights; the loss is then followed along that update to where it is back at its beginning. With several parameter groups
+    each group's part of the update is followed alone too, the others held still.
+
+    Afterwards everything is bit-identical: weights, gradients, buffers, flags, optimizer state, hooks, schedulers and
+    global random states. A loader is iterated once, for at most `limit` batches; a generator of its own moves on. While it
+    runs there are three copies of the weights and one of the optimizer's state.
+
+    A group whose learning rate is 0 is asked at its `initial_lr`, which schedulers write down: the first step of a warmup.
+
+    Args:
+        model: in the mode that it trains in.
+        optimizer: any torch optimizer whose step needs no closure, fresh or in the middle of a run; or a wrapper of one.
+        batches: a batch a step: (x, y), or dicts with `input_ids` and `labels`, or whatever `loss_fn` takes.
+        loss_fn: (model, batch) → mean loss, a differentiable scalar; `default_loss` by default.
+        limit: of batches [count].
+
+    Returns:
+        `Band` with `safe`, `edge`, `spread` in units of the first group's learning rate, and one for each group in its own.
+        Batches whose update climbed count as 0; those without a crossing are left out, and the note says so.
+
+    Raises:
+        ThalwegError: no batch, LBFGS, no learning rate above 0, several ranks or sharded weights.
+
+    Source: critical-sharpness paper, Eq. 1 and Definition 2.1, on an update that was not applied.
+
+    Example:
+        Gradient descent on 3x²/2: the critical learning rate is 2/3.
+
+        >>> x = nn.Parameter(torch.ones(1, dtype=torch.float64))
+        >>> optimizer = torch.optim.SGD([x], lr=0.01)
+        >>> band = find_lr(
+        ...     nn.ParameterList([x]),
+        ...     optimizer,
+        ...     [1.0, 1.0],
+        ...     loss_fn=lambda model, scale: scale * 1.5 * model[0].sum() ** 2,
+        ... )
+        >>> abs(band.edge - 2 / 3) < 2 / 3 / 64, band.spread < 65 / 64, x.item()
+        (True, True, 1.0)
+    """
+    if isinstance(batches, tuple | dict):
+        raise bad_input("batches", type(batches).__name__, "an iterable of batches", "Write batches=[batch]")
+    model, inner = unwrap_model(model), unwrap(optimizer)
+    refuse_sharded("find_lr", model.parameters())
+    if ranks() > 1:
+        raise bad_input("find_lr", f"{ranks()} ranks", "one process", "Ask a checkpoint on one process")
+    if isinstance(inner, torch.optim.LBFGS):
+        raise bad_input("optimizer", "LBFGS", "one whose step needs no closure")
+    lrs = _lrs(inner)
+    parts = ["all groups", *(f"group {i}" for i in range(len(lrs)) if len(lrs) > 1)]
+    found: dict[str, list[float]] = {name: [] for name in parts}
+    guesses: dict[str, float] = {}
+    missed: list[Outcome] = []
+    state = RandomState.now()
+    try:
+        for batch in itertools.islice(batches, limit):
+            with unheard():
+                for name, step in zip(parts, _steps(model, inner, batch, loss_fn or default_loss, lrs), strict=True):
+                    critical = critical_sharpness(step, tolerance=TOLERANCE, guess=guesses.get(name))
+                    if critical.outcome is Outcome.OK:
+                        guesses[name] = critical.multiple
+                    if critical.outcome in (Outcome.OK, Outcome.NOT_DESCENT):
+                        found[name].append(critical.critical_lr)
+                    elif name == parts[0]:
+                        missed.append(critical.outcome)
+    finally:
+        state.restore()
+    if not found[parts[0]] and not missed:
+        raise bad_input("batches", batches, "at least one batch", "Write for example batches=[batch]")
+    note = f"{len(missed)} batches gave no number, {missed[0].name}: {missed[0].value} {NOTE}" if missed else NOTE
+    whole, *alone = (np.array(values) for values in found.values())
+    groups = tuple(Band(values, lr, name) for values, lr, name in zip(alone, lrs, parts[1:], strict=False))
+    return Band(whole, lrs[0], parts[0], groups, note)
+
+
+def _lrs(optimizer: Optimizer) -> list[float]:
+    """Each group's learning rate as it is asked at."""
+    lrs = [float(group["lr"]) or float(group.get("initial_lr", 0.0)) for group in optimizer.param_groups]
+    if not lrs[0] > 0:
+        raise bad_input(
+            "optimizer", f"lr {lrs[0]}", "a learning rate above 0", "Set one; the answer does not depend on it"
+        )
+    return lrs
+
+
+def _steps(
+    model: nn.Module,
+    optimizer: Optimizer,
+    batch: Any,
+    loss_fn: Callable[[nn.Module, Any], Tensor],
+    lrs: Sequence[float],
+) -> Iterator[Step]:
+    """The update of the whole optimizer, and where there are several groups the part of each."""
+    named = list(model.parameters())
+    device = next((p.device for p in named), torch.device("cpu"))
+    batch = moved(batch, device)
+    trained = [p for p in named if p.requires_grad]
+    with untouched(model), torch.enable_grad():
+        gradients = torch.autograd.grad(loss_fn(model, batch), trained, allow_unused=True)
+    twins = {id(p): _twin(p, None) for p in named}
+    twins |= {id(p): _twin(p, g) for p, g in zip(trained, gradients, strict=True)}
+    copied = _copy(optimizer, twins)
+    for group, lr in zip(copied.param_groups, lrs, strict=True):
+        group["lr"] = torch.full_like(group["lr"], lr) if isinstance(group["lr"], Tensor) else lr
+    copied.step()
+
+    def moved_only(parameters: Iterable[Tensor], lr: float) -> Step:
+        chosen = {id(p) for p in parameters}
+        after = [twins[id(p)] if id(p) in chosen else p for p in named]
+        return Step.between(named, after, model, lambda: loss_fn(model, batch), lr=lr)
+
+    groups = [group["params"] for group in optimizer.param_groups]
+    yield moved_only(itertools.chain(*groups), lrs[0])
+    if len(groups) > 1:
+        yield from (moved_only(parameters, lr) for parameters, lr in zip(groups, lrs, strict=True))
+
+
+def _twin(parameter: Tensor, gradient: Tensor | None) -> nn.Parameter:
+    twin = nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad)
+    twin.grad = gradient
+    return twin
+
+
+def _copy(optimizer: Optimizer, twins: dict[int, nn.Parameter]) -> Optimizer:
+    """The optimizer with all it remembers, on the twins of its parameters; without hooks and without a scheduler's patches."""
+    outside = [p for group in optimizer.param_groups for p in group["params"] if id(p) not in twins]
+    if outside:
+        raise ThalwegError(
+            f"optimizer: {len(outside)} of its parameters are not the model's, expected one for this model. "
+            "Pass the model that the optimizer was made for."
+        )
+    hooks = {key: OrderedDict[int, Any]() for key in vars(optimizer) if key.endswith("_hooks")}
+    kept = {key: value for key, value in vars(optimizer).items() if key != "step" and key not in hooks}
+    made: Optimizer = object.__new__(type(optimizer))
+    vars(made).update(copy.deepcopy(kept, dict(twins)), **hooks)
+    return made
