@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from tests.curvature.on_ranks import WRAPPED, run
+from tests.ranks import leave
 
 
 def capped(how, rank=None):
@@ -29,7 +30,7 @@ def main(folder):
     rank = int(os.environ["RANK"])
     found = {how: capped(how, rank) for how in WRAPPED}
     (Path(folder) / f"rank_{rank}.json").write_text(json.dumps(found))
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

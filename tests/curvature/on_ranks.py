@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.curvature.state import bits
+from tests.ranks import leave
 from thalweg.curvature import capture, probe
 from thalweg.outcomes import ThalwegError, ThalwegWarning
 
@@ -145,7 +146,7 @@ def main(folder):
     rank = int(os.environ["RANK"])
     found = everything(rank)
     (Path(folder) / f"rank_{rank}.json").write_text(json.dumps(found))
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

@@ -5,22 +5,18 @@ from __future__ import annotations
 import copy
 import itertools
 import json
-import os
-import subprocess
-import sys
 import warnings
 
 import pytest
 import torch
-import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 import thalweg as tw
-from tests.conftest import REPOSITORY
 from tests.curvature import act_on_ranks
 from tests.curvature.training import adamw, batches, network, outcome_of_run, train
+from tests.ranks import on_two_ranks
 from thalweg.curvature import History, JsonlLog, StopTraining
 from thalweg.curvature.actions import Action, Alarm, Guard, LrCap
 from thalweg.outcomes import ThalwegError, ThalwegWarning
@@ -408,20 +404,7 @@ def test_what_needs_margins_says_so():
 
 def test_two_ranks_act_alike_and_one_speaks(tmp_path):
     """DDP and FSDP2: the same rows and caps on both ranks and in one process; only the first rank warns."""
-    if not (dist.is_available() and dist.is_gloo_available()):
-        pytest.skip("this torch has no gloo")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*torchrun, "-m", "tests.curvature.act_on_ranks", str(tmp_path)],
-        cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    first, second = (json.loads((tmp_path / f"rank_{rank}.json").read_text()) for rank in (0, 1))
+    first, second = on_two_ranks("tests.curvature.act_on_ranks", tmp_path)
     alone = act_on_ranks.capped("one")
     assert alone["warned"]
     for how in first:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
-import torch.distributed as dist
 
-from tests.conftest import REPOSITORY
 from tests.curvature import on_ranks
 from tests.curvature.on_ranks import EVERY, STEPS, WRAPPED
+from tests.ranks import on_two_ranks
 from thalweg.curvature.distributed import averaged, everywhere, gathered, refuse_sharded, unwrap_model
 from thalweg.outcomes import ThalwegError
 
@@ -27,21 +22,7 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory):
     """What each of two ranks saw: a dict by case for each rank."""
-    if not (dist.is_available() and dist.is_gloo_available()):
-        pytest.skip("this torch has no gloo")
-    folder = tmp_path_factory.mktemp("ranks")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*torchrun, "-m", "tests.curvature.on_ranks", str(folder)],
-        cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return [json.loads((folder / f"rank_{rank}.json").read_text()) for rank in (0, 1)]
+    return on_two_ranks("tests.curvature.on_ranks", tmp_path_factory.mktemp("ranks"))
 
 
 def without_cost(rows):

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from tests.integrations import hosts
+from tests.ranks import leave
 from thalweg.curvature import JsonlLog
 
 
@@ -23,7 +24,7 @@ def main(folder):
         "ranks": dist.get_world_size(),
     }
     (folder / f"rank_{dist.get_rank()}.json").write_text(json.dumps(found))
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ import time
 
 import pytest
 
-from tests.conftest import REPOSITORY
 from tests.integrations import hosts
 from tests.integrations.hosts import EVERY, STEPS
+from tests.ranks import on_two_ranks
 from thalweg.curvature import JsonlLog, probing, tensorboard_log
 from thalweg.curvature.history import History
 
@@ -127,18 +127,7 @@ def test_a_trainer_that_accumulates_gradients(tmp_path):
 
 def test_a_trainer_on_two_ranks_gives_the_rows_of_one(tmp_path):
     """DDP, gloo. The Trainer passes the items of both ranks' batches: losses are summed over the ranks, for H too."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*torchrun, "-m", "tests.integrations.on_ranks", str(tmp_path)],
-        cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    first, second = (json.loads((tmp_path / f"rank_{rank}.json").read_text()) for rank in (0, 1))
+    first, second = on_two_ranks("tests.integrations.on_ranks", tmp_path)
     assert first["ranks"] == 2 and first["logged"] == MEASURED
     alone, _, _ = hosts.huggingface(tmp_path / "alone", measures=("critical", "hessian"))
     assert numbers(History(tuple(first["rows"]))) == numbers(History(tuple(second["rows"])))

@@ -222,6 +222,7 @@ class Probe:
 
     def _measure(self, step: Step) -> None:
         began = time.perf_counter()
+        self._source.recording = False  # forwards of a measure belong to no step
         step.finish()
         step.memory = self._memory
         step.check_determinism = not self._rows or self._rows[-1]["probe/outcome"] != Outcome.OK.name
