@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
 from thalweg.cli.arguments import Json, Out, print_json, tell
 from thalweg.outcomes import bad_input
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 app = App(name="sweep", help_format="plaintext")
 
@@ -66,7 +69,7 @@ def _value(text: str) -> int | float | str:
     return text
 
 
-def _show(table, out: Path, json: bool) -> int:  # type: ignore[no-untyped-def]  # a pandas frame; pandas is not imported for a type
+def _show(table: pd.DataFrame, out: Path, json: bool) -> int:
     failed = int((table["status"] == "failed").sum())
     if json:
         print_json({"runs": table.astype(object).where(table.notna(), None).to_dict("records")})
