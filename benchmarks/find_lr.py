@@ -3,13 +3,16 @@
 Five models × three optimizers, each from one checkpoint after a short warmup, with its optimizer's state. Asked by 10
 seeds, which are the order of the data, and nothing else:
 
-find_lr            `edge` and `safe` of 16 batches
+find_lr            `edge` by trial trainings on the same 100 batches, `typical` and `safe` of single steps on 16 of them
 lightning          Tuner.lr_find, 100 steps from 1e-5 to 10: its suggestion, and where it stopped (loss 4 × the best)
 torch-lr-finder    range_test, the same: the steepest point of its plot, and where it stopped (loss 5 × the best)
 
 Spread: the largest of 10 answers over the smallest [1]. Swept divergence LR: the lowest constant rate, to a factor of √2,
 from which on 100 steps from the checkpoint end at a higher loss than they began with; edge_ratio is an answer's median
-over it, and the target is within a factor of 2 for `edge`.
+over it, and the target is within a factor of 2 for `edge`. Steps: that one answer takes, range tests stop early.
+
+The length of a trial and its search were chosen on models of other widths and seeds, other momenta and other batches
+(seeds from 1000 on), and frozen; then this was run once.
 
 The peers need `pip install -c constraints.txt --no-deps torch-lr-finder==0.2.2 lightning==2.6.6 pytorch-lightning==2.6.6
 lightning-utilities torchmetrics` in an environment of their own; without them their columns are left out and it is said.
@@ -44,7 +47,7 @@ from thalweg.experiments.data import corpus, digits
 from thalweg.experiments.models import GPT, MLP
 
 SEEDS = range(10)
-BATCHES, STEPS, WARMUP = 16, 100, 50
+STEPS, WARMUP = 100, 50
 LOWEST, HIGHEST = 1e-5, 10.0
 PEERS = {"lightning": "lightning", "torch-lr-finder": "torch_lr_finder"}
 
@@ -149,10 +152,12 @@ def by_thalweg(checkpoint: Checkpoint, seed: int) -> dict[str, float]:
     band = tw.find_lr(
         model,
         optimizer,
-        batches(checkpoint.model_name, seed, BATCHES),
+        batches(checkpoint.model_name, seed, STEPS),
         loss_fn=lambda m, batch: cross_entropy(m(batch[0]), batch[1]),
     )
-    return {"edge": band.edge, "safe": band.safe}
+    assert band.trials is not None
+    edge = band.edge if 0 < band.edge < math.inf else math.nan
+    return {"edge": edge, "typical": band.typical, "safe": band.safe, "steps": float(band.trials.spent)}
 
 
 def by_lightning(checkpoint: Checkpoint, seed: int) -> dict[str, float]:
@@ -182,7 +187,11 @@ def by_lightning(checkpoint: Checkpoint, seed: int) -> dict[str, float]:
         found = Tuner(trainer).lr_find(
             Module(), train_dataloaders=loader, min_lr=LOWEST, max_lr=HIGHEST, num_training=STEPS, update_attr=False
         )
-    return {"suggestion": found.suggestion() or math.nan, "stopped": found.results["lr"][-1]}
+    return {
+        "suggestion": found.suggestion() or math.nan,
+        "stopped": found.results["lr"][-1],
+        "steps": len(found.results["lr"]),
+    }
 
 
 def by_torch_lr_finder(checkpoint: Checkpoint, seed: int) -> dict[str, float]:
@@ -197,7 +206,7 @@ def by_torch_lr_finder(checkpoint: Checkpoint, seed: int) -> dict[str, float]:
         finder.range_test(loader, end_lr=HIGHEST, num_iter=STEPS)
         _, suggestion = finder.plot(ax=axes)
     plt.close(figure)
-    return {"suggestion": float(suggestion), "stopped": finder.history["lr"][-1]}
+    return {"suggestion": float(suggestion), "stopped": finder.history["lr"][-1], "steps": len(finder.history["lr"])}
 
 
 def asked(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -215,6 +224,7 @@ def asked(checkpoint: Checkpoint) -> dict[str, Any]:
         answers = [tool(checkpoint, seed) for seed in SEEDS]
         seconds = (time.process_time() - began) / len(SEEDS)
         row[name] = {"cpu_seconds_each": round(seconds, 3)}
+        row[name]["steps"] = float(np.median([answer.pop("steps") for answer in answers]))
         for kind in answers[0]:
             values = np.array([answer[kind] for answer in answers])
             row[name][kind] = {
@@ -231,6 +241,7 @@ def summarised(cells: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for tool, kind in (
         ("find_lr", "edge"),
+        ("find_lr", "typical"),
         ("find_lr", "safe"),
         ("lightning", "suggestion"),
         ("lightning", "stopped"),
@@ -246,6 +257,7 @@ def summarised(cells: dict[str, Any]) -> dict[str, Any]:
                 "spread_largest": None if math.isinf(max(spreads)) else max(spreads),
                 "within_factor_2": sum(0.5 <= ratio <= 2 for ratio in ratios.values()),
                 "cells": len(rows),
+                "steps_median": float(np.median([cell[tool]["steps"] for cell in cells.values() if tool in cell])),
                 "edge_ratios": {name: round(ratio, 3) for name, ratio in ratios.items()},
             }
     return found

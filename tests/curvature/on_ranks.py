@@ -119,6 +119,12 @@ def everything(rank):
         found[f"{how} nan"] = run(how, rank=rank, loss_fn=_not_finite_on_rank_1)
         # Bias of one entry: under FSDP2 rank 1 has nothing of it and sees no update.
         found[f"{how} one entry"] = run(how, only_last_bias=True, dtype=torch.float64, rank=rank)
+        found[f"{how} offloaded"] = run(how, rank=rank, offload=True)
+    found["ddp per module"] = run("ddp", rank=rank, mode="per_module")
+    try:
+        run("fsdp2", rank=rank, mode="per_module")
+    except ThalwegError as error:
+        found["fsdp2 per module"] = str(error)
     found["ddp raises"] = run("ddp", rank=rank, loss_fn=_raises_on_rank_1)
     measures = ("critical", "hessian", "preconditioned")
     found["ddp hessian"] = run("ddp", rank=rank, measures=measures, dtype=torch.float64)

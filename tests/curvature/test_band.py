@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from thalweg.curvature import Band
+from thalweg.curvature.trials import Trials
 from thalweg.figures import Points, Threshold
 
 
@@ -40,6 +41,19 @@ def test_a_band_without_a_number():
     assert math.isnan(band.edge)
     assert band.summary() == "all groups: no critical learning rate was measured. Nothing moved."
     assert band.figures() == ()
+
+
+def test_trials_say_where_the_edge_is(tmp_path):
+    trials = Trials(np.array([0.1, 0.2, 0.4]), np.array([1.0, 1.5, np.inf]), start=2.0, steps=100, spent=330)
+    band = Band(np.array([0.3, 0.5, 0.7]), 0.1, trials=trials)
+    assert (band.safe, band.typical, band.edge) == (0.2, 0.5, pytest.approx(0.2 * 2**0.5))
+    assert "training diverges between lr 2e-1 and 4e-1 (trials of 100 steps, 330 steps in all)" in band.summary()
+    assert [figure.name for figure in band.figures()] == ["critical_lrs", "trials"]
+    assert Band.load(band.save(tmp_path / "band.json")).edge == band.edge
+    calm = Band(np.array([0.3]), 0.1, trials=Trials(np.array([0.1]), np.array([1.0]), 2.0, 100, 125))
+    assert (calm.safe, calm.edge) == (0.1, math.inf)
+    assert "edge ∞" in calm.summary()
+    assert calm.plot(tmp_path / "calm.svg")
 
 
 def test_summary_figure_and_file(tmp_path):

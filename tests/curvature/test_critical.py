@@ -304,7 +304,7 @@ def test_a_step_far_below_rounding_is_still_measured():
     assert abs(step.at(1.0)) <= step.rounding
     critical = critical_sharpness(step)
     assert critical.outcome is Outcome.OK
-    assert critical.multiple == pytest.approx(-2 / float((step._after[0] - step._before[0])[0]), rel=1 / 16)
+    assert critical.multiple == pytest.approx(-2 / float(step.update[0][0]), rel=1 / 16)
 
 
 def test_a_probe_carries_the_memory_through_json():

@@ -109,6 +109,19 @@ def test_eigenvalues_under_fsdp2_are_refused(seen):
         assert 'measures=("critical",)' in seen[0][f"fsdp2 {measure}"]
 
 
+@pytest.mark.parametrize("case", ["ddp offloaded", "fsdp2 offloaded", "ddp per module"])
+def test_another_mode_gives_the_same_rows_and_the_same_run(seen, case):
+    plain = f"{case.split()[0]} float32"
+    for rank in seen:
+        assert without_cost(rank[case]["rows"]) == without_cost(rank[plain]["rows"])
+        assert rank[case]["weights"] == rank[plain]["weights"]
+
+
+def test_mixed_reads_of_sharded_weights_are_refused(seen):
+    for rank in seen:
+        assert "mode: got 'per_module', expected whole parameters, not sharded ones (FSDP2)" in rank["fsdp2 per module"]
+
+
 def test_alone_nothing_is_sent():
     tensor = torch.ones(2)
     assert gathered("a") == ["a"] and everywhere(lambda: 1) == [1] and averaged(lambda: tensor) is tensor

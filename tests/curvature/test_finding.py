@@ -36,18 +36,33 @@ def test_gradient_descent_on_a_quadratic_gives_two_over_curvature(lr):
     """Whatever the learning rate that it is asked at."""
     model = vector([1.0])
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
-    band = tw.find_lr(model, optimizer, [4.0, 4.0, 4.0], loss_fn=bowl)
+    band = tw.find_lr(model, optimizer, [4.0, 4.0, 4.0], loss_fn=bowl, steps=0)
     assert band.edge == pytest.approx(0.5, rel=CLOSE)
     assert band.safe == pytest.approx(0.5, rel=CLOSE)
     assert band.critical_lrs.shape == (3,)
     assert (band.lr, band.groups) == (lr, ())
 
 
+def test_edge_is_where_a_run_diverges_and_safe_is_never_above_it():
+    """Heavy ball diverges above 2(1 + μ)/λ. From rest its first step is gradient descent's, which tolerates 2/λ."""
+    model = vector([1.0])
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    band = tw.find_lr(model, optimizer, [4.0], loss_fn=bowl)
+    assert band.typical == pytest.approx(0.5, rel=CLOSE)
+    assert band.trials.lower < 0.95 < band.trials.upper
+    assert band.edge == band.trials.edge
+    assert band.safe == band.typical
+    assert "training diverges between lr " in band.summary()
+    assert [figure.name for figure in band.figures()] == ["critical_lrs", "trials"]
+    stretched = tw.find_lr(model, optimizer, [1.0, 16.0], loss_fn=bowl)  # every second step tolerates 2, a run does not
+    assert stretched.safe <= stretched.trials.lower < stretched.typical
+
+
 def test_safe_and_edge_over_batches_of_known_curvature():
     """λ = 1, …, 11: η_c = 2/λ; the median is 2/6, and ten of eleven tolerate 2/10."""
     model = vector([1.0])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    band = tw.find_lr(model, optimizer, [float(k) for k in range(1, 12)], loss_fn=bowl)
+    band = tw.find_lr(model, optimizer, [float(k) for k in range(1, 12)], loss_fn=bowl, steps=0)
     assert band.critical_lrs == pytest.approx([2 / k for k in range(1, 12)], rel=CLOSE)
     assert band.edge == pytest.approx(2 / 6, rel=CLOSE)
     assert band.safe == pytest.approx(2 / 10, rel=CLOSE)
@@ -58,7 +73,7 @@ def test_each_group_alone():
     model = nn.ParameterList([nn.Parameter(torch.ones(1, dtype=torch.float64)) for _ in range(2)])
     spectrum = torch.tensor([1.0, 100.0], dtype=torch.float64)
     groups = [{"params": [p], "lr": lr} for p, lr in zip(model, (0.1, 0.01), strict=True)]
-    band = tw.find_lr(model, torch.optim.SGD(groups, lr=1.0), [spectrum], loss_fn=bowl)
+    band = tw.find_lr(model, torch.optim.SGD(groups, lr=1.0), [spectrum], loss_fn=bowl, steps=0)
     assert [group.edge for group in band.groups] == pytest.approx([2.0, 0.02], rel=CLOSE)
     assert [group.name for group in band.groups] == ["group 0", "group 1"]
     assert [group.lr for group in band.groups] == [0.1, 0.01]
@@ -75,7 +90,7 @@ def test_the_update_is_that_of_the_running_optimizer():
         optimizer = make(model)
         train(model, optimizer, batches(30))
         (batch,) = batches(1, seed=5)
-        band = tw.find_lr(model, optimizer, [batch], loss_fn=cross_entropy)
+        band = tw.find_lr(model, optimizer, [batch], loss_fn=cross_entropy, steps=0)
         optimizer.zero_grad()
         state = torch.get_rng_state()
         cross_entropy(model, batch).backward()
@@ -164,7 +179,7 @@ def test_a_warmup_that_begins_at_0_is_asked_at_its_initial_lr():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, step / 100))
     assert optimizer.param_groups[0]["lr"] == 0
-    band = tw.find_lr(model, optimizer, [4.0], loss_fn=bowl)
+    band = tw.find_lr(model, optimizer, [4.0], loss_fn=bowl, steps=0)
     assert (band.edge, band.lr) == (pytest.approx(0.5, rel=CLOSE), 0.1)
     assert optimizer.param_groups[0]["lr"] == 0
     assert "re-ask after warmup" in band.summary()
@@ -197,7 +212,9 @@ def test_a_random_stream_of_batches_goes_on_between_batches():
     model = vector([1.0])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     state = torch.get_rng_state()
-    band = tw.find_lr(model, optimizer, (1 + torch.rand(()).double() for _ in range(100)), loss_fn=bowl, limit=5)
+    band = tw.find_lr(
+        model, optimizer, (1 + torch.rand(()).double() for _ in range(100)), loss_fn=bowl, limit=5, steps=0
+    )
     assert len(set(band.critical_lrs.tolist())) == 5
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -205,7 +222,7 @@ def test_a_random_stream_of_batches_goes_on_between_batches():
 def test_a_loss_without_a_crossing_is_left_out_and_said():
     model = vector([1.0])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    band = tw.find_lr(model, optimizer, [4.0, 0.0, 4.0], loss_fn=bowl)
+    band = tw.find_lr(model, optimizer, [4.0, 0.0, 4.0], loss_fn=bowl, steps=0)
     assert band.critical_lrs == pytest.approx([0.5, 0.5], rel=CLOSE)
     assert "1 batches gave no number, NO_UPDATE" in band.summary()
 
@@ -215,6 +232,10 @@ def test_bad_input():
     batch = next(batches(1))
     with pytest.raises(ThalwegError, match=r"batches: .*Write batches=\[batch\]"):
         tw.find_lr(model, adamw(model), batch)
+    with pytest.raises(ThalwegError, match="steps: got -1"):
+        tw.find_lr(model, adamw(model), [batch], steps=-1)
+    with pytest.raises(ThalwegError, match="limit: got 0"):
+        tw.find_lr(model, adamw(model), [batch], limit=0)
     with pytest.raises(ThalwegError, match="at least one batch"):
         tw.find_lr(model, adamw(model), [])
     with pytest.raises(ThalwegError, match="LBFGS"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -13,7 +14,16 @@ from torch import nn
 import thalweg as tw
 from tests.curvature.state import everything
 from tests.curvature.training import adamw, batches, cross_entropy, network, outcome_of_run, train
-from thalweg.curvature import MEASURES, RelativeCritical, capture, critical_sharpness, relative_critical_sharpness
+from thalweg.curvature import (
+    MEASURES,
+    RelativeCritical,
+    SearchMemory,
+    capture,
+    critical_sharpness,
+    relative_critical_sharpness,
+)
+from thalweg.curvature import relative as relative_module
+from thalweg.curvature.critical import critical_measure
 from thalweg.curvature.relative import relative_measure
 from thalweg.outcomes import Outcome
 
@@ -129,6 +139,87 @@ def test_tasks_as_a_measure_of_a_probe(monkeypatch):
             assert "sharpness/relative/away" not in row
             assert row["probe/outcome"] == "NOT_DESCENT"
     assert all(row["probe/forward_passes"] >= 4 for row in history.rows)
+
+
+def slowly_moving(measure, steps=60, stop=False):
+    """Gradient descent on one quadratic, the other as a task: the probe, and the sharpness without a memory."""
+    generator = torch.Generator().manual_seed(0)
+    x = nn.Parameter(torch.randn(20, dtype=torch.float64, generator=generator))
+    own_curvature = torch.logspace(-2, 1, 20, dtype=torch.float64)
+    other_curvature = own_curvature + 0.3 * own_curvature.flip(0)
+    optimizer = torch.optim.SGD([x], lr=0.01)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 2 * steps)  # the multiples move with the lr too
+
+    def own():
+        return 0.5 * (own_curvature * x * x).sum()
+
+    def other():
+        return 0.5 * (other_curvature * (x - 0.05) ** 2).sum()
+
+    measures = {"critical": critical_measure, "remembered": relative_measure({"other": other})}
+    exact = []
+
+    def without_memory(step):
+        found = relative_critical_sharpness(step, other, tolerance=1e-6)
+        exact.append(found.sharpness)
+        return measures[measure](step)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(MEASURES, "here", without_memory if measure == "remembered" else measures[measure])
+        with tw.probe(nn.ParameterList([x]), optimizer, every=1, measures=("here",), closure=own) as made:
+            for i in range(steps):
+                if stop and i == steps // 2:  # a stop and a new start, in place
+                    state = json.loads(json.dumps(made.state_dict()))
+                    assert "search/relative/other" in state["memory"]
+                    made.load_state_dict(state)
+                optimizer.zero_grad()
+                own().backward()
+                optimizer.step()
+                cosine.step()
+    return made, exact
+
+
+def test_a_task_is_remembered_as_the_critical_measure_remembers(monkeypatch):
+    """On a slowly moving quadratic a measurement costs the two evaluations that a certificate needs, not three."""
+    spent = {}
+
+    def counting(step, loss, **options):
+        found = relative_critical_sharpness(step, loss, **options)
+        spent.setdefault("other", []).append(found.forward_passes - 1)
+        return found
+
+    critical, _ = slowly_moving("critical")
+    monkeypatch.setattr(relative_module, "relative_critical_sharpness", counting)
+    made, exact = slowly_moving("remembered")
+    searches = [row["probe/forward_passes"] - 1 for row in critical.history.rows]
+    assert sum(searches[1:]) / 59 == pytest.approx(2.0, abs=0.1)
+    assert sum(spent["other"][1:]) / 59 == pytest.approx(2.0, abs=0.1)
+    _, found = made.history.column("sharpness/relative/other")
+    assert found.size == len(exact) == 60
+    assert found == pytest.approx(exact, rel=1 / 16)  # both are certified, one to 1/16
+
+
+def test_a_task_goes_through_a_checkpoint():
+    """Rows and costs after a stop are those of a run that never stopped."""
+
+    def rows(made):
+        return [{k: v for k, v in row.items() if k != "probe/seconds"} for row in made.history.rows]
+
+    assert rows(slowly_moving("remembered", steps=20, stop=True)[0]) == rows(slowly_moving("remembered", steps=20)[0])
+
+
+def test_a_memory_of_another_learning_rate_is_converted():
+    """Half the learning rate: the multiples double, the critical learning rate stays, two evaluations find it."""
+    memory, spent = SearchMemory(), []
+    for lr in (0.1, 0.1, 0.05):
+        step, x = step_towards([0.0, 1.0], lr)
+        step.check_determinism = False
+        memory.convert(lr)
+        found = relative_critical_sharpness(step, lambda x=x: (x[0] - 0.5).square(), memory=memory)
+        assert found.critical_lr == pytest.approx(1.0, rel=1 / 16)
+        spent.append(found.forward_passes - 1)
+    assert spent[0] > 2
+    assert spent[1:] == [2, 2]
 
 
 def test_result_saves(tmp_path):

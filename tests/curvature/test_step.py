@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from tests.curvature.state import bits, everything
 from thalweg.curvature import Step, capture
-from thalweg.curvature import step as step_module
+from thalweg.curvature import weights as weights_module
 from thalweg.outcomes import Outcome, ThalwegError
 
 torch.set_num_threads(1)
@@ -137,7 +137,7 @@ def test_an_interrupt_while_weights_are_written_back(world, monkeypatch):
     """Half of the tensors restored, then Ctrl-C: the other half is still restored."""
     step, _ = made_step(world)
     before = everything(world.model, world.optimizer)
-    write, calls = step_module._write, []
+    write, calls = weights_module._write, []
 
     def interrupted(parameters, values):
         calls.append(len(parameters))
@@ -146,7 +146,7 @@ def test_an_interrupt_while_weights_are_written_back(world, monkeypatch):
             raise KeyboardInterrupt
         write(parameters, values)
 
-    monkeypatch.setattr(step_module, "_write", interrupted)
+    monkeypatch.setattr(weights_module, "_write", interrupted)
     with pytest.raises(KeyboardInterrupt):
         step.at(0.5)
     assert len(calls) == 2
@@ -207,7 +207,7 @@ def test_between_two_sets_of_weights_equals_the_captured_step(world):
     after = {name: p.clone() for name, p in world.model.state_dict().items()}
     before = {
         **after,
-        **dict(zip([n for n, p in world.model.named_parameters() if p.requires_grad], step._before, strict=True)),
+        **dict(zip([n for n, p in world.model.named_parameters() if p.requires_grad], step.start, strict=True)),
     }
     given = Step.between(before, after, world.model, world.closure, lr=0.02)
     assert [given.at(m) for m in (0.5, 1.0, 7.0)] == [step.at(m) for m in (0.5, 1.0, 7.0)]

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from tests.curvature.state import bits
 from thalweg.curvature import probe
+from thalweg.outcomes import ThalwegWarning
 
 STEPS, EVERY, ROWS, TIME, VOCABULARY = 12, 3, 4, 8, 24
 LR = 3e-3
@@ -59,6 +60,11 @@ def _training(model):
 
 def adamw(model):
     return torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=0.1)
+
+
+def too_fast(model):
+    """In place of `adamw`: its steps are half as long again as their critical ones from the third on."""
+    return torch.optim.SGD(model.parameters(), lr=3.0)
 
 
 def rows_of_data(count=STEPS * ROWS):
@@ -160,6 +166,7 @@ def lightning(
     callback = ProbeCallback(every=EVERY, **options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        warnings.simplefilter("default", ThalwegWarning)
         trainer = pl.Trainer(
             max_steps=steps,
             accelerator="cpu",

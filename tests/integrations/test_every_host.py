@@ -15,13 +15,15 @@ import pytest
 from tests.integrations import hosts
 from tests.integrations.hosts import EVERY, STEPS
 from tests.ranks import on_two_ranks
-from thalweg.curvature import JsonlLog, probing, tensorboard_log
+from thalweg.curvature import JsonlLog, StopTraining, probing, tensorboard_log
 from thalweg.curvature.history import History
+from thalweg.outcomes import ThalwegWarning
 
 for package in ("transformers", "lightning", "accelerate", "tensorboard", "wandb"):
     if os.environ.get("THALWEG_REQUIRE_HOSTS") != "1":
         pytest.importorskip(package, reason=f'{package} is absent: pip install -e ".[dev]" brings every host')
 
+STOPPED = r"^step \d+: stop: LR 3e0, critical 1\.\d"
 MEASURED = list(range(EVERY, STEPS + 1, EVERY))
 KEYS = {
     "sharpness/critical",
@@ -76,6 +78,30 @@ def test_the_loss_of_the_step_is_replayed_with_its_dropout(host, tmp_path, monke
     assert [row["step"] for row in history.rows] == MEASURED
     for row in history.rows:
         assert row["test/start"] == pytest.approx(hosts.trained_on[row["step"] - 1], rel=1e-5)
+
+
+@every_host
+def test_an_unstable_run_ends_in_its_host_as_the_host_ends_it(host, tmp_path, monkeypatch):
+    """The step that did it is the last that is trained on; the same rows and lines as in the plain loop, which raises."""
+    monkeypatch.setattr(hosts, "adamw", hosts.too_fast)
+    rows = {}
+    for name in dict.fromkeys(("plain", host)):
+        log = JsonlLog(tmp_path / f"{name}.jsonl")
+        if name in ("plain", "accelerate"):  # loops of one's own
+            with pytest.raises(StopTraining, match=STOPPED) as raised:
+                HOSTS[name](tmp_path / name, on_unstable="stop", log=log)
+            assert len(hosts.trained_on) == raised.value.step
+        else:
+            with pytest.warns(ThalwegWarning, match=STOPPED):
+                history, _ = HOSTS[name](tmp_path / name, on_unstable="stop", log=log)
+            assert history.rows == History.read_jsonl(log.path).rows
+        rows[name] = History.read_jsonl(log.path).rows
+        assert len(hosts.trained_on) == rows[name][-1]["step"] < STEPS
+        assert ["probe/action" in row for row in rows[name]] == [False] * (len(rows[name]) - 1) + [True]
+    for row, plain in zip(rows[host], rows["plain"], strict=True):
+        assert (row["step"], set(row)) == (plain["step"], set(plain))
+        if host != "huggingface":  # it divides by all tokens, the last ones too: 7/8 of the step
+            assert row["stability/margin"] == pytest.approx(plain["stability/margin"], rel=1e-2)
 
 
 def test_a_resumed_trainer_continues_the_history(tmp_path):
@@ -136,6 +162,15 @@ def test_a_trainer_on_two_ranks_gives_the_rows_of_one(tmp_path):
         assert row["probe/outcome"] == "OK"
         for key in ("stability/margin", "sharpness/critical", "sharpness/hessian"):
             assert row[key] == pytest.approx(expected[key], rel=1e-3), (row["step"], key)
+
+
+def test_a_trainer_on_two_ranks_stops_on_both(tmp_path):
+    first, second = (found["stopped"] for found in on_two_ranks("tests.integrations.on_ranks", tmp_path))
+    assert first["trained"] == second["trained"] == first["rows"][-1]["step"] < STEPS
+    assert numbers(History(tuple(first["rows"]))) == numbers(History(tuple(second["rows"])))
+    assert first["rows"][-1]["probe/action"].startswith("stop: LR 3e0, critical 1.")
+    assert (len(first["warned"]), second["warned"]) == (1, [])
+    assert History.read_jsonl(tmp_path / "stopped.jsonl").rows == tuple(first["rows"])
 
 
 def test_a_resumed_lightning_run_continues_the_history(tmp_path):

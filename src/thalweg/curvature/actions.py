@@ -1,4 +1,4 @@
-"""From number to action: an alarm with hysteresis, a cap on the learning rate, a stop. Nothing acts unless it is asked to.
+"""From number to action: a callback, a cap on the learning rate, a stop. Nothing acts unless it is asked to.
 
 Everything is decided from margins alone. Those are reduced over ranks before they are compared, so all ranks decide alike.
 """
@@ -7,27 +7,23 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
 from torch import Tensor
 from torch.optim import Optimizer
 
+from thalweg.curvature.alarms import RECOVERED, Alarm, Evidence, Typical
 from thalweg.curvature.distributed import is_first
 from thalweg.outcomes import Outcome, ThalwegWarning, bad_input
 from thalweg.units import format_lr
 
-__all__ = ["Action", "Alarm", "Guard", "LrCap", "OnUnstable", "StopTraining"]
+__all__ = ["Action", "Guard", "LrCap", "OnUnstable", "StopTraining"]
 
 OnUnstable = Literal["record", "alert", "cap_lr", "stop"]
 
-UNSTABLE = (
-    0.75  # a step a third beyond its critical learning rate: healthy runs at the edge of stability scatter around 1
-)
-RECOVERED = 2.0  # margins of this size are well again; 1/RECOVERED is the safety factor of the cap
-SEVERE = 0.5  # a step at twice its critical learning rate is believed at once
-REMEMBERED = 3  # measurements; otherwise their second smallest decides, so that one batch alone does not
+SAFETY = 2.0  # the cap is the critical learning rate over it
+RISE = 1.05  # of the cap from one measurement to the next, at most
 
 
 class Action(NamedTuple):
@@ -72,67 +68,6 @@ class StopTraining(RuntimeError):
         super().__init__(f"step {step}: {action}")
         self.step = step
         self.action = action
-
-
-class Alarm:
-    """Hears margins one after another and rings once when they go under a level, again only after they have recovered.
-
-    Args:
-        below: the level [1].
-        recovered: the margin that arms it again [1]; twice `below` by default.
-
-    Raises:
-        ThalwegError: a level that is not positive, a recovered margin that is not above it.
-
-    Example:
-        >>> alarm = Alarm(1.0)
-        >>> [alarm.rings(margin) for margin in (5.0, 0.9, 0.8, 1.5, 0.7, 2.5, 0.6)]
-        [False, True, False, False, False, False, True]
-    """
-
-    def __init__(self, below: float, recovered: float | None = None) -> None:
-        if not (math.isfinite(below) and below > 0):
-            raise bad_input("below", below, "a positive margin", "Write below=1")
-        recovered = RECOVERED * below if recovered is None else recovered
-        if not recovered > below:
-            raise bad_input("recovered", recovered, f"a margin above below={below:g}", f"Write recovered={2 * below:g}")
-        self.below = below
-        self.recovered = recovered
-        self._armed = True
-
-    def reset(self) -> None:
-        """Forget all margins."""
-        self._armed = True
-
-    def rings(self, margin: float) -> bool:
-        """Whether this margin is the first under the level since the last recovery."""
-        if self._armed:
-            self._armed = margin >= self.below
-            return not self._armed
-        self._armed = margin >= self.recovered
-        return False
-
-
-class Typical:
-    """The second smallest of the last three numbers; infinite before there are two.
-
-    Example:
-        >>> typical = Typical()
-        >>> [typical(value) for value in (0.5, 4.0, 0.7, 3.0)]
-        [inf, 4.0, 0.7, 3.0]
-    """
-
-    def __init__(self) -> None:
-        self._last: deque[float] = deque(maxlen=REMEMBERED)
-
-    def reset(self) -> None:
-        """Forget all numbers."""
-        self._last.clear()
-
-    def __call__(self, value: float) -> float:
-        """Hear one more."""
-        self._last.append(value)
-        return sorted(self._last)[1] if len(self._last) > 1 else math.inf
 
 
 class LrCap:
@@ -194,15 +129,15 @@ class LrCap:
 
     def set(self, critical_lr: float, lr: float) -> None:
         """Cap at half the critical learning rate; at half of `lr` where steps climb from the start and there is none [1]."""
-        self.ceiling = (critical_lr if critical_lr > 0 else lr) / RECOVERED
+        self.ceiling = (critical_lr if critical_lr > 0 else lr) / SAFETY
 
     def follow(self, critical_lr: float, lr: float) -> bool:
-        """Move the cap with the critical learning rate, at most to twice its height; whether it was removed.
+        """Move the cap with the critical learning rate, up by RISE at most; whether it was removed.
 
         It is removed where half the critical learning rate is no less than what the schedule asks for.
         """
         assert self.ceiling is not None
-        highest = 2 * self.ceiling
+        highest = RISE * self.ceiling
         self.set(critical_lr, lr)
         self.ceiling = min(self.ceiling, highest)
         if self.ceiling >= self.scheduled:
@@ -220,8 +155,10 @@ class Guard:
         if on_unstable != "record":
             self._require_margins("on_unstable", on_unstable)
         self._policy = on_unstable
-        self._alarm = Alarm(UNSTABLE, RECOVERED)
-        self._margin, self._critical_lr = Typical(), Typical()
+        self._evidence, self._critical_lr = Evidence(), Typical()
+        self._told = False
+        self._watching = False
+        self.stop: Callable[[StopTraining], object] | None = None  # raised where there is none
         self._callbacks: list[tuple[Alarm, Callable[[dict[str, Any]], object]]] = []
         self._cap = LrCap(optimizer)
 
@@ -248,14 +185,12 @@ class Guard:
             row: of the step.
             lr: the step ran at [1].
         """
-        if self._policy == "record" or _margin(row) is None:
+        margin = _margin(row)
+        if self._policy == "record" or margin is None:
             name = ""
-        elif self._can_cap(row):
-            name = self._capped(row, lr)
-        elif self._alarm.rings(self._hear(row)[0]):  # no learning rate mends weights that are not finite
-            name = "alert" if self._policy == "cap_lr" else self._policy
         else:
-            name = ""
+            name = self._capped(row, lr) if self._can_cap(row) else self._rings(row)
+            self._watching = 0 < margin < RECOVERED
         if self._cap.ceiling is not None:
             row["lr/cap"] = self._cap.ceiling
         if not name:
@@ -268,7 +203,7 @@ class Guard:
         """Do what was decided, once the row is written: callbacks first, then the warning or the stop.
 
         Raises:
-            StopTraining: where `on_unstable` is "stop".
+            StopTraining: where `on_unstable` is "stop", and nobody else was asked to.
         """
         margin = _margin(row)
         for alarm, callback in self._callbacks:
@@ -277,9 +212,17 @@ class Guard:
         if action is None:
             return
         if action.name == "stop":
-            raise StopTraining(row["step"], action)
+            stop = StopTraining(row["step"], action)
+            if self.stop is None:
+                raise stop
+            self.stop(stop)
         if action.name != "release" and is_first():
             warnings.warn(f"step {row['step']}: {action}", ThalwegWarning, stacklevel=2)
+
+    @property
+    def watching(self) -> bool:
+        """Whether the coming step is measured whatever its number: the last margin was low, or there is a cap."""
+        return self._watching or self._cap.ceiling is not None
 
     @property
     def ceiling(self) -> float | None:
@@ -291,37 +234,54 @@ class Guard:
         rows = list(rows)
         self._cap.lift()
         self._cap.ceiling = ceiling if self._policy == "cap_lr" else None
-        for heard in (self._alarm, self._margin, self._critical_lr):
-            heard.reset()
-        for row in rows:
-            if _margin(row) is not None:
-                margin, _ = self._hear(row)
-                if not self._can_cap(row):
-                    self._alarm.rings(margin)
+        self._evidence.reset()
+        self._critical_lr.reset()
+        self._told = self._watching = False
+        for row in rows if self._policy != "record" else ():
+            margin = _margin(row)
+            if margin is None:
+                continue
+            if not self._can_cap(row):
+                self._rings(row)
+            elif "lr/cap" in row or str(row.get("probe/action")).startswith("release"):
+                self._critical_lr(row["lr/critical"])
+                self._evidence.reset()
+            else:
+                self._convinced(row)
+            self._watching = 0 < margin < RECOVERED
         for alarm, _ in self._callbacks:
             _replay(alarm, rows)
 
-    def _hear(self, row: Mapping[str, Any]) -> tuple[float, float]:
-        """The margin and the critical learning rate that decide; 0 where the run is no longer finite."""
+    def _convinced(self, row: Mapping[str, Any]) -> bool:
+        """Whether this row makes it certain that steps are too long, or that the run is no longer finite."""
         margin = row.get("stability/margin")
         if margin is None:
-            return 0.0, 0.0
-        typical = self._margin(margin), self._critical_lr(row["lr/critical"])
-        # A climb is not severe: with momentum, single batches climb in healthy runs too.
-        return (margin, row["lr/critical"]) if 0 < margin < SEVERE else typical
+            return True
+        self._critical_lr(row["lr/critical"])
+        return self._evidence.hear(margin, 2 / row["sharpness/threshold_critical"])
+
+    def _rings(self, row: Mapping[str, Any]) -> str:
+        """The policy's name where it has to be told; once, until margins have recovered. A cap mends nothing that is lost."""
+        if self._convinced(row):
+            name = "" if self._told else "alert" if self._policy == "cap_lr" else self._policy
+            self._told = True
+            return name
+        if self._evidence.total == 0 and row["stability/margin"] >= RECOVERED:
+            self._told = False
+        return ""
 
     def _can_cap(self, row: Mapping[str, Any]) -> bool:
         return self._policy == "cap_lr" and "stability/margin" in row
 
     def _capped(self, row: Mapping[str, Any], lr: float) -> str:
         """Set the cap, or let it follow; the action's name, or "" where nothing is new."""
-        margin, critical_lr = self._hear(row)
-        if self._cap.ceiling is None:
-            if margin < UNSTABLE:
-                self._cap.set(critical_lr, lr)
-                return "cap_lr"
+        if self._cap.ceiling is not None:
+            return "release" if self._cap.follow(self._critical_lr(row["lr/critical"]), lr) else ""
+        if not self._convinced(row):
             return ""
-        return "release" if self._cap.follow(critical_lr, lr) else ""
+        self._cap.set(self._critical_lr.value, lr)
+        self._evidence.reset()
+        return "cap_lr"
 
     def _require_margins(self, name: str, given: object) -> None:
         if not self._has_margins:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from thalweg.curvature.certified import search
+from thalweg.curvature.scanning import scan_below
 from thalweg.curvature.search_memory import SearchMemory
 from thalweg.curvature.step import Step
 from thalweg.outcomes import Outcome
 from thalweg.results import Result
 from thalweg.units import format_lr
 
-__all__ = ["Critical", "critical_measure", "critical_sharpness"]
+__all__ = ["Critical", "critical_measure", "critical_sharpness", "memory_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +54,25 @@ class Critical(Result):
 
 
 def critical_sharpness(
-    step: Step, *, tolerance: float = 1 / 16, guess: float | None = None, memory: SearchMemory | None = None
+    step: Step,
+    *,
+    tolerance: float = 1 / 16,
+    guess: float | None = None,
+    memory: SearchMemory | None = None,
+    scan: bool = False,
 ) -> Critical:
     """Critical learning rate and sharpness along an applied update.
 
     η_c = min {η > 0 | L(θ - ηΔθ) > L(θ)} and λ_c = 2/η_c, bracketed by a certified `search` along the step. It
-    finds a crossing; where the loss crosses several times it need not be the first.
+    finds a crossing; where the loss crosses several times it need not be the first, unless `scan` looks for it.
 
     Args:
         step: from `capture`, `Step.between` or a probe.
         tolerance: 1 - lower/upper at the end [1].
         guess: first multiple to try [1]; 1, the step itself, by default. Not used where `memory` has a prediction.
-        memory: what earlier measurements of this run have taught; updated in place.
+        memory: what earlier measurements of this run have taught; updated in place, by the search and not by the scan.
+        scan: look on a grid below the crossing for an earlier one, at most ten evaluations and four more where there is one;
+            `scan_below` says what it can find.
 
     Raises:
         ThalwegError: a guess or tolerance out of range, a closure that changes gradients.
@@ -98,6 +106,8 @@ def critical_sharpness(
             memory=memory,
             rounding=step.rounding,
         )
+        if scan:
+            found = scan_below(step.at, found, tolerance=tolerance, rounding=step.rounding)
         outcome, lower, upper = found.outcome, found.lower, found.upper
         if outcome is Outcome.OK:
             multiple = found.centre
@@ -109,14 +119,12 @@ def critical_sharpness(
     return Critical(multiple, lower, upper, step.lr, critical_lr, sharpness, step.forward_passes - spent, outcome)
 
 
-def critical_measure(step: Step) -> dict[str, float]:
+def critical_measure(step: Step, *, scan: bool = False) -> dict[str, float]:
     """The row of `critical_sharpness`, with a memory of the critical learning rates measured before.
 
     Keys: `sharpness/critical` [1/lr], `sharpness/threshold_critical` = 2/η [1/lr], `lr/critical` [1], `stability/margin` [1].
     """
-    memory = step.memory.setdefault("search", SearchMemory())
-    memory.convert(step.lr)
-    critical = critical_sharpness(step, memory=memory)
+    critical = critical_sharpness(step, memory=memory_of(step, "search"), scan=scan)
     step.report(critical.outcome)
     return {
         "sharpness/critical": critical.sharpness,
@@ -124,3 +132,13 @@ def critical_measure(step: Step) -> dict[str, float]:
         "lr/critical": critical.critical_lr,
         "stability/margin": critical.multiple,
     }
+
+
+def memory_of(step: Step, name: str) -> SearchMemory:
+    """What the searches of that name along earlier steps have taught, told in multiples of this step.
+
+    It lives in `step.memory`, which a probe hands on from step to step and through its `state_dict`.
+    """
+    memory: SearchMemory = step.memory.setdefault(name, SearchMemory())
+    memory.convert(step.lr)
+    return memory

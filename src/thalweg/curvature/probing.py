@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -12,7 +13,8 @@ from typing import Any, Self, TypeVar
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from thalweg.curvature.actions import Alarm, Guard, OnUnstable
+from thalweg.curvature.actions import Guard, OnUnstable, StopTraining
+from thalweg.curvature.alarms import Alarm
 from thalweg.curvature.critical import critical_measure
 from thalweg.curvature.directional import directional_measure
 from thalweg.curvature.distributed import is_first, refuse_sharded, unwrap_model
@@ -25,6 +27,7 @@ from thalweg.curvature.replay import NO_SOURCE, LossSource, Watched
 from thalweg.curvature.search_memory import SearchMemory
 from thalweg.curvature.stability import why_no_edge
 from thalweg.curvature.step import Step
+from thalweg.curvature.weights import Mode, check_mode
 from thalweg.outcomes import Outcome, ThalwegError, ThalwegWarning, bad_input
 
 __all__ = ["MEASURES", "Probe", "probe"]
@@ -45,7 +48,8 @@ MEASURES: dict[str, Measure] = {
 class Probe:
     """Measures the steps of an optimizer and leaves training bit-identical; made by `probe`.
 
-    A step costs nothing unless it is measured. A measured one keeps two copies of the parameters while it lasts.
+    A step costs nothing unless it is measured. A measured one keeps copies of the parameters while it lasts: two, or what
+    `mode` and `offload` make of them.
     """
 
     def __init__(
@@ -60,6 +64,9 @@ class Probe:
         log: Callable[..., object] | None = None,
         strict: bool = False,
         on_unstable: OnUnstable = "record",
+        mode: Mode = "in_place",
+        offload: bool = False,
+        scan: bool = False,
     ) -> None:
         self._model = unwrap_model(model)
         self._optimizer: Optimizer = unwrap(optimizer)
@@ -68,6 +75,11 @@ class Probe:
             refuse_sharded("measures", self._model.parameters())
         if "preconditioned" in self._every:
             check_preconditioner(self._optimizer)
+        check_mode(mode, self._model)
+        self._keeping: dict[str, Any] = {"mode": mode, "offload": offload}
+        if scan and "critical" not in self._every:
+            raise bad_input("scan", scan, "a probe that measures margins", 'Write measures=("critical",)')
+        self._scan = scan
         self._source = LossSource(self._model, loss_fn=loss_fn, closure=closure)
         self._log = log if is_first() else None
         self._strict = strict
@@ -144,6 +156,13 @@ class Probe:
         self._guard.add(Alarm(below, recovered), callback, self._rows)
         return callback
 
+    def on_stop(self, callback: Callable[[StopTraining], object]) -> None:
+        """Where `on_unstable` is "stop", call back instead of raising `StopTraining`: for hosts that end a run by a flag.
+
+        Called after the row is logged, on every rank, when the step is complete.
+        """
+        self._guard.stop = callback
+
     def attach(self) -> Self:
         """Begin to listen to the model and the optimizer."""
         self.close()
@@ -193,7 +212,8 @@ class Probe:
         self._expect()
 
     def _due(self, step: int) -> list[str]:
-        return [name for name, every in self._every.items() if step % every == 0]
+        watching = self._guard.watching
+        return [n for n, every in self._every.items() if step % every == 0 or (watching and n == "critical")]
 
     def _expect(self) -> None:
         """Get ready for the coming step."""
@@ -204,7 +224,7 @@ class Probe:
         self._guard.before_step()  # first: the step is measured at the learning rate that it runs at
         if self._source.recording:
             began = time.perf_counter()
-            self._step = Step(self._model, self._source.loss, optimizer=self._optimizer)
+            self._step = Step(self._model, self._source.loss, optimizer=self._optimizer, **self._keeping)
             self._step.begin()
             self._seconds = time.perf_counter() - began
 
@@ -220,6 +240,10 @@ class Probe:
             self._guard.after_step()
             self._expect()
 
+    def _called(self, name: str) -> Measure:
+        """A measure with the options of this probe."""
+        return functools.partial(critical_measure, scan=True) if name == "critical" and self._scan else MEASURES[name]
+
     def _measure(self, step: Step) -> None:
         began = time.perf_counter()
         self._source.recording = False  # forwards of a measure belong to no step
@@ -229,7 +253,7 @@ class Probe:
         values: dict[str, float] = {}
         for name in self._due(self._steps):
             try:
-                values.update(finite(MEASURES[name](step).items()))
+                values.update(finite(self._called(name)(step).items()))
             except Exception as error:
                 if self._strict:
                     raise
@@ -264,6 +288,9 @@ def probe(
     log: Callable[..., object] | None = None,
     strict: bool = False,
     on_unstable: OnUnstable = "record",
+    mode: Mode = "in_place",
+    offload: bool = False,
+    scan: bool = False,
 ) -> Probe:
     """Measure how close training steps are to instability, while they are made; training is bit-identical without it.
 
@@ -281,15 +308,22 @@ def probe(
         closure: zero-argument callable → loss of the batch that made the step; no backward, no zero_grad.
         log: called with (dict of floats, step=) after each measurement; `wandb.log`, `tensorboard_log(writer)`, `JsonlLog`.
         strict: raise where an outcome is not OK. Otherwise a failed measurement warns, and the run goes on.
-        on_unstable: what to do when two of the last three margins are under 0.75, or one is under 0.5 without being 0, or
-            the run is no longer finite. "record": nothing. "alert": a ThalwegWarning, again only after margins of 2. "cap_lr": hold the learning rate of the next
-            steps under half the critical one, until that is no less than the schedule's own; the schedule itself is not
-            disturbed. "stop": raise `StopTraining` after the step. What is done stands in its row as `probe/action`, with
-            both learning rates. A probe sees only the steps it measures: lower `every` where it has to act in time.
+        on_unstable: what to do when margins stay under 0.9: the logs of 0.9/margin, 0.6 at most for each, add up to 0.75, and
+            every better margin takes up to 0.2 away; to twice that where a learning rate comes back that the run has been
+            at (a cycle, a planned rewarming); or when the run is no longer finite. "record": nothing. "alert": a
+            ThalwegWarning, again only after margins of 2. "cap_lr": hold the learning rate of the next steps under half the
+            critical one, rising by a twentieth a step at most, until that is no less than the schedule's own; the schedule
+            itself is not disturbed. "stop": raise `StopTraining` after the step; hosts end training in their own way. What
+            is done stands in its row as `probe/action`, with both learning rates. Except with "record", every step is
+            measured while margins are under 2 or a cap is in force, whatever `every` says.
+        mode: how a measured step sees weights that are not there: "in_place" takes twice the parameters in memory while it
+            lasts, "per_module" once and the weights of one layer, for the same numbers and some time; see `capture`.
+        offload: keep these copies on the CPU.
+        scan: look for a smaller margin below each that is found, at about ten evaluations more; see `critical_sharpness`.
 
     Raises:
-        ThalwegError: an unknown measure or action, a measure that this optimizer does not have, no torch optimizer. The first step
-            raises where no source of the loss has appeared by then.
+        ThalwegError: an unknown measure, action or mode, a mode that does not suit the model, a measure that this optimizer
+            does not have, no torch optimizer. The first step raises where no source of the loss has appeared by then.
 
     Source: critical-sharpness paper, section 2.
 
@@ -320,6 +354,9 @@ def probe(
         log=log,
         strict=strict,
         on_unstable=on_unstable,
+        mode=mode,
+        offload=offload,
+        scan=scan,
     )
 
 

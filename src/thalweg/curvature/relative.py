@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from thalweg.curvature.critical import Critical, critical_sharpness
+from thalweg.curvature.critical import Critical, critical_sharpness, memory_of
+from thalweg.curvature.search_memory import SearchMemory
 from thalweg.curvature.step import Step
 from thalweg.outcomes import Outcome
 from thalweg.units import format_lr
@@ -38,7 +39,13 @@ class RelativeCritical(Critical):
 
 
 def relative_critical_sharpness(
-    step: Step, loss: Callable[[], Any], *, tolerance: float = 1 / 16, guess: float | None = None
+    step: Step,
+    loss: Callable[[], Any],
+    *,
+    tolerance: float = 1 / 16,
+    guess: float | None = None,
+    memory: SearchMemory | None = None,
+    scan: bool = False,
 ) -> RelativeCritical:
     """Critical learning rate and sharpness of a loss L1 along an update that another loss L2 made.
 
@@ -50,6 +57,8 @@ def relative_critical_sharpness(
         loss: zero-argument callable → L1 [loss]; no backward, no zero_grad. Its batch stays the same from call to call.
         tolerance: as in `critical_sharpness`.
         guess: as in `critical_sharpness`.
+        memory: what earlier measurements of this loss in this run have taught; updated in place.
+        scan: as in `critical_sharpness`.
 
     Raises:
         ThalwegError: as in `critical_sharpness`.
@@ -70,7 +79,7 @@ def relative_critical_sharpness(
         'this update raises the other loss at once: relative critical lr 0, sharpness ∞'
     """
     other = step.under(loss)
-    found = critical_sharpness(other, tolerance=tolerance, guess=guess)
+    found = critical_sharpness(other, tolerance=tolerance, guess=guess, memory=memory, scan=scan)
     step.forward_passes += other.forward_passes
     return RelativeCritical(
         found.multiple,
@@ -87,8 +96,8 @@ def relative_critical_sharpness(
 def relative_measure(losses: Mapping[str, Callable[[], Any]]) -> Callable[[Step], dict[str, float]]:
     """A measure for probes: `relative_critical_sharpness` of every task, under `sharpness/relative/<task>` [1/lr].
 
-    Put it into `MEASURES` under a name of its own. A task whose loss rises at once has no row value (λ = ∞ is not a number
-    that logs take), and the row's outcome says NOT_DESCENT.
+    Put it into `MEASURES` under a name of its own. Each task has a memory of its own, as the critical measure has. A task
+    whose loss rises at once has no row value (λ = ∞ is not a number that logs take), and the row's outcome says NOT_DESCENT.
 
     Args:
         losses: task → zero-argument callable → loss.
@@ -106,13 +115,10 @@ def relative_measure(losses: Mapping[str, Callable[[], Any]]) -> Callable[[Step]
     def measure(step: Step) -> dict[str, float]:
         row = {}
         for task, loss in losses.items():
-            name = f"relative/{task}"
-            found = relative_critical_sharpness(step, loss, guess=step.memory.get(name))
+            found = relative_critical_sharpness(step, loss, memory=memory_of(step, f"search/relative/{task}"))
             step.report(found.outcome)
-            if found.outcome is Outcome.OK:
-                step.memory[name] = found.multiple
             if not math.isnan(found.sharpness):
-                row[f"sharpness/{name}"] = found.sharpness
+                row[f"sharpness/relative/{task}"] = found.sharpness
         return row
 
     return measure

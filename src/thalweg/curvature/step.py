@@ -1,7 +1,7 @@
-"""One applied update d = θ_after - θ_before, and the loss along it. The only file that writes to weights.
+"""One applied update d = θ_after - θ_before, and the loss along it.
 
 θ(m) = θ_before + m·d and f(m) = L(θ(m)) - L(θ_before), on the batch that made the step, with the same random state and
-buffers at every evaluation. m = 1 is the step itself.
+buffers at every evaluation. m = 1 is the step itself. How the model comes to see θ(m) is the business of `weights.py`.
 """
 
 from __future__ import annotations
@@ -16,18 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from thalweg.curvature.distributed import (
-    everywhere,
-    gathered,
-    is_sharded,
-    local,
-    ranks,
-    replicas,
-    reshard,
-    unwrap_model,
-)
+from thalweg.curvature.distributed import everywhere, gathered, is_sharded, local, ranks, replicas, unwrap_model
 from thalweg.curvature.hooks import around_step, unwrap
+from thalweg.curvature.reading import refused
 from thalweg.curvature.untouched import RandomState, untouched
+from thalweg.curvature.weights import Mode, chunks, ends_of
 from thalweg.outcomes import Outcome, ThalwegError, bad_input
 
 __all__ = ["Step", "capture"]
@@ -35,15 +28,15 @@ __all__ = ["Step", "capture"]
 Closure = Callable[[], Any]
 
 _SIXTEEN_BITS = (torch.float16, torch.bfloat16)
-_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Step:
     """The update that the optimizer really made, whatever the optimizer; made by `capture`, `Step.between` or a probe.
 
-    Two copies of the moved parameters (of this rank's shards under FSDP2) are kept while it lives. Every evaluation writes
-    θ(m) into the live weights and brings them back bit for bit, together with buffers, gradients, random states and flags,
-    also after an exception. Losses and outcomes are those of all ranks together; every rank must ask for the same ones.
+    In mode "in_place" two copies of the moved parameters (of this rank's shards under FSDP2) are kept while it lives, and
+    every evaluation writes θ(m) into the live weights and brings them back bit for bit. In mode "per_module" one copy is
+    kept, and each operator that reads a weight is given θ(m) instead. Buffers, gradients, random states and flags come back
+    too, also after an exception. Losses and outcomes are those of all ranks together; every rank must ask for the same ones.
 
     Attributes:
         lr: learning rate η of the first parameter group at this step [1].
@@ -77,21 +70,22 @@ class Step:
         *,
         lr: float = math.nan,
         optimizer: Optimizer | None = None,
+        mode: Mode = "in_place",
+        offload: bool = False,
     ) -> None:
         self.model = unwrap_model(model)
         self.closure = closure
         self.lr = lr
         self.slope: float | None = None
-        self.parameters: list[Tensor] = []
         self.optimizer = optimizer
         self.forward_passes = 0
         self.outcome = Outcome.OK
         self.check_determinism = True
         self.memory: dict[str, Any] = {}
-        self._before: list[Tensor] = []
-        self._after: list[Tensor] = []
+        self._ends = ends_of(mode, self.model, offload=offload)
         self._random = RandomState.now()
         self._start: tuple[float, float] | None = None
+        self._repeats: bool | None = None
         self._obstacle: Outcome | None = None
         self._needs_gradients = False
 
@@ -104,6 +98,8 @@ class Step:
         closure: Closure,
         *,
         lr: float,
+        mode: Mode = "in_place",
+        offload: bool = False,
     ) -> Step:
         """The update from one set of weights to another, for example from two checkpoints.
 
@@ -113,9 +109,12 @@ class Step:
             model: the live module; it keeps the weights it has.
             closure: zero-argument callable → loss of the batch that made the step; no backward, no zero_grad.
             lr: learning rate that the update is told in [1].
+            mode: as in `capture`; "per_module" copies neither `before` nor `after` where they have the dtype and device of
+                the parameters: they must stay as they are while the step lives.
+            offload: as in `capture`.
 
         Raises:
-            ThalwegError: a parameter is missing or has another shape.
+            ThalwegError: a parameter is missing or has another shape; a mode that does not suit the model.
 
         Example:
             >>> model = nn.ParameterList([nn.Parameter(torch.tensor([1.0]))])
@@ -124,13 +123,11 @@ class Step:
             >>> step.at(2.0), step.at(4.0)
             (-1.0, 0.0)
         """
-        step = cls(model, closure, lr=lr)
+        step = cls(model, closure, lr=lr, mode=mode, offload=offload)
         named = dict(step.model.named_parameters())
         if any(is_sharded(p) for p in named.values()):
             raise bad_input("model", "sharded parameters (FSDP2)", "whole ones", "Use capture or a probe there")
-        step.parameters = list(named.values())
-        step._before = _matched("before", before, named)
-        step._after = _matched("after", after, named)
+        step._ends.give(list(named.values()), _matched("before", before, named), _matched("after", after, named))
         return step
 
     def begin(self) -> None:
@@ -140,37 +137,41 @@ class Step:
         self.lr = float(groups[0].get("lr", math.nan))
         moving = [p for group in groups for p in group["params"] if p.requires_grad or p.grad is not None]
         once = {(local(p).data_ptr() or id(p), p.shape): p for p in moving}  # tied weights
-        self.parameters = list(once.values())
-        self._before = _copies(self.parameters)
+        self._ends.begin(list(once.values()))
         self._random = RandomState.now()
 
     def finish(self) -> None:
         """Keep the weights after the optimizer has moved them, and the slope while the gradients are there."""
-        self._after = _copies(self.parameters)
+        self._ends.finish()
         terms = [
-            _dot(after - before, local(p.grad)) / replicas(p)
-            for p, before, after in zip(self.parameters, self._before, self._after, strict=True)
+            _slope(*ends, local(p.grad)) / replicas(p)
+            for p, ends in zip(self.parameters, self._ends.pairs(), strict=True)
             if p.grad is not None
         ]
         slopes = [part for part in gathered(math.fsum(terms) if terms else None) if part is not None]
         self.slope = sum(slopes) if slopes else None
 
     @property
+    def parameters(self) -> list[Tensor]:
+        """The live tensors that the step may have moved, each once."""
+        return self._ends.parameters
+
+    @property
     def update(self) -> list[Tensor]:
-        """d = θ_after - θ_before, in the order of `parameters`."""
-        return [after - before for before, after in zip(self._before, self._after, strict=True)]
+        """d = θ_after - θ_before, in the order of `parameters` and on their device: as much memory as they take."""
+        return [after - before for before, after in self._ends.pairs()]
 
     @property
     def start(self) -> list[Tensor]:
-        """θ_before, in the order of `parameters`: to be read, not written to."""
-        return self._before
+        """θ_before, in the order of `parameters`: to be read, not written to. On the CPU with `offload`."""
+        return self._ends.before
 
     def under(self, loss: Closure) -> Step:
         """The same update, judged by another loss: a step of its own, with its own passes, outcome and memory."""
         other = copy.copy(self)
         other.closure, other.slope = loss, None
         other.forward_passes, other.outcome, other.memory = 0, Outcome.OK, {}
-        other._start, other._obstacle, other._needs_gradients = None, None, False
+        other._start, other._repeats, other._obstacle, other._needs_gradients = None, None, None, False
         return other
 
     @property
@@ -198,14 +199,16 @@ class Step:
     @contextlib.contextmanager
     def at_start(self) -> Iterator[Callable[[], Tensor]]:
         """The weights at θ_before while the block lasts, and its differentiable loss: for second derivatives there."""
-        with self._weights(0.0), untouched(self.model, self.parameters):
+        with self._ends.at(0.0), untouched(self.model, self.parameters):
             yield self._loss
 
     def _find_obstacle(self) -> Outcome:
         if any(p.dtype in _SIXTEEN_BITS for p in self.parameters):
             return Outcome.LOW_PRECISION
-        finite = all(bool(torch.isfinite(t).all()) for t in [*self._before, *self._after])
-        moved = not all(torch.equal(b, a) for b, a in zip(self._before, self._after, strict=True))
+        finite, moved = True, False
+        for before, after in self._ends.pairs():
+            finite = finite and _is_finite(before) and _is_finite(after)
+            moved = moved or not torch.equal(before, after)
         seen = gathered((finite, moved))  # a rank sees its shards alone
         if not all(finite for finite, _ in seen):
             return Outcome.NOT_FINITE
@@ -214,14 +217,30 @@ class Step:
         loss, _ = self._start_loss()
         if not math.isfinite(loss):
             return Outcome.NOT_FINITE
-        if self.check_determinism and self._evaluate(0.0)[0] != loss:
+        if self.check_determinism and not self._is_repeated(loss):
             return Outcome.NOT_DETERMINISTIC
         return Outcome.OK
 
     def _start_loss(self) -> tuple[float, float]:
         if self._start is None:
             self._start = self._evaluate(0.0)
+        if self._ends.apart and self.check_determinism:
+            self._is_repeated(self._start[0])  # before any number is given: a missed read would falsify it silently
         return self._start
+
+    def _is_repeated(self, loss: float) -> bool:
+        """Whether a second evaluation at m = 0 gives the same loss; it is made with the live weights hidden.
+
+        Where θ(m) is read apart from them, the same bits prove that no live weight has a say in the loss.
+        """
+        if self._repeats is None:
+            with self._ends.hidden():
+                again, _ = self._evaluate(0.0)
+            same = again == loss or not math.isfinite(loss)
+            if self._ends.apart and not same and self._evaluate(0.0)[0] == loss:
+                raise refused("a loss that reads weights by torch's operators (no compiled code, no raw pointers)")
+            self._repeats = same
+        return self._repeats
 
     def _evaluate(self, multiple: float) -> tuple[float, float]:
         """Loss at θ(m), the mean over the ranks, and the eps of the numbers it was made of."""
@@ -238,7 +257,7 @@ class Step:
     def _evaluate_here(self, multiple: float) -> tuple[float, float]:
         """The same on this rank's batch."""
         with (
-            self._weights(multiple),
+            self._ends.at(multiple),
             untouched(self.model, self.parameters),
             torch.set_grad_enabled(self._needs_gradients),
         ):
@@ -247,7 +266,7 @@ class Step:
         return float(loss.detach()), eps
 
     def _loss(self) -> Tensor:
-        if self.closure is None or not self._before or not self._after:
+        if self.closure is None or not self._ends.after:
             raise ThalwegError("step: no optimizer.step() was made yet; measure after the `with capture(...)` block.")
         self._random.restore()
         self.forward_passes += 1
@@ -257,34 +276,11 @@ class Step:
             raise bad_input("closure", loss, "a callable that returns the loss, one floating-point number")
         return loss.reshape(())
 
-    @contextlib.contextmanager
-    def _weights(self, multiple: float) -> Iterator[None]:
-        home, live = self._after, [local(p) for p in self.parameters]
-        if not all(_same_bits(p, a) for p, a in zip(live, self._after, strict=False)):
-            home = _copies(live)  # training has gone on, or the step was given from outside
-        try:
-            with torch.no_grad():
-                for parameter, before, after in zip(live, self._before, self._after, strict=False):
-                    torch.lerp(before, after, multiple, out=parameter)  # exact at 0 and at 1
-            self._written()
-            yield
-        finally:
-            try:
-                _write(live, home)
-            except KeyboardInterrupt:  # between two tensors: a run that stops here must not save half a step
-                _write(live, home)
-                raise
-            finally:
-                self._written()
-
-    def _written(self) -> None:
-        """Drop copies that were made of the weights as they were: 16-bit ones of autocast, gathered ones of FSDP2."""
-        torch.clear_autocast_cache()
-        reshard(self.model, self.parameters)
-
 
 @contextlib.contextmanager
-def capture(model: nn.Module, optimizer: Any, closure: Closure) -> Iterator[Step]:
+def capture(
+    model: nn.Module, optimizer: Any, closure: Closure, *, mode: Mode = "in_place", offload: bool = False
+) -> Iterator[Step]:
     """Catch the update that `optimizer.step()` makes inside the block; measure it after the block.
 
     Random numbers are drawn from the state at the step's beginning, the same at every evaluation.
@@ -293,18 +289,24 @@ def capture(model: nn.Module, optimizer: Any, closure: Closure) -> Iterator[Step
         model: the module whose buffers and flags the closure may touch.
         optimizer: any torch optimizer, or a wrapper of one.
         closure: zero-argument callable → loss of the batch that made the step [loss]; no backward, no zero_grad.
+        mode: "in_place" keeps two copies of the parameters and writes θ(m) into the live ones. "per_module" keeps one copy,
+            of θ_before, and gives each operator that reads a weight the mix instead, the weights of one layer at a time; the
+            live weights are θ_after, and are not written to. The numbers are the same to the bit.
+        offload: keep the copies on the CPU, pinned where the weights are on CUDA.
 
     Raises:
-        ThalwegError: no step was made in the block.
+        ThalwegError: no step was made in the block. In mode "per_module": sharded parameters (FSDP2); a compiled model; a
+            loss that writes to weights, or reads them past torch's dispatcher, which the first evaluation finds out; weights
+            that have moved on since the step.
 
     Example:
         See `Step`.
     """
     inner = unwrap(optimizer)
-    step = Step(model, closure, optimizer=inner)
+    step = Step(model, closure, optimizer=inner, mode=mode, offload=offload)
     with around_step(inner, step.begin, step.finish):
         yield step
-    if not step._after:
+    if not step._ends.after:
         raise ThalwegError(
             "capture: no optimizer.step() inside the block; write `with capture(...) as step: optimizer.step()`."
         )
@@ -324,25 +326,15 @@ def _matched(name: str, weights: Mapping[str, Tensor] | Sequence[Tensor], named:
     expected = [tuple(p.shape) for p in named.values()]
     if shapes != expected:
         raise bad_input(name, shapes, f"the shapes of this model's parameters, {expected}")
-    return [t.detach().to(p, copy=True) for t, p in zip(given, named.values(), strict=True)]
+    return given
 
 
-def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """This rank's entries."""
-    return [local(tensor).detach().clone() for tensor in tensors]
+def _is_finite(tensor: Tensor) -> bool:
+    return all(bool(torch.isfinite(part).all()) for part in chunks(tensor))
 
 
-def _write(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    with torch.no_grad():
-        for parameter, value in zip(parameters, values, strict=True):
-            parameter.copy_(value)
-
-
-def _same_bits(a: Tensor, b: Tensor) -> bool:
-    bits = _BITS[a.element_size()]  # NaN equals itself, 0 does not equal -0
-    return torch.equal(a.detach().view(bits), b.view(bits))
-
-
-def _dot(update: Tensor, gradient: Tensor) -> float:
+def _slope(before: Tensor, after: Tensor, gradient: Tensor) -> float:
+    """(after - before)·gradient in float64."""
     dense = gradient.to_dense() if gradient.is_sparse else gradient
-    return float(torch.dot(update.reshape(-1).double(), dense.reshape(-1).double()))
+    parts = zip(chunks(before), chunks(after), chunks(dense), strict=True)
+    return math.fsum(float(torch.dot((a - b).double(), g.double())) for b, a, g in parts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from thalweg.outcomes import ThalwegError
 
-__all__ = ["RandomState", "untouched"]
+__all__ = ["RandomState", "eagerly", "untouched"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +51,26 @@ class RandomState:
 
 
 @contextlib.contextmanager
+def eagerly() -> Iterator[None]:
+    """Compiled code runs operator by operator while the block lasts, and stays compiled.
+
+    Example:
+        >>> with eagerly():
+        ...     torch.ones(2).sum().item()
+        2.0
+    """
+    with contextlib.ExitStack() as stack:
+        if "torch._dynamo" in sys.modules:  # importing it takes seconds; where it is absent nothing is compiled
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield
+
+
+@contextlib.contextmanager
 def untouched(model: nn.Module, parameters: Iterable[Tensor] = ()) -> Iterator[None]:
     """Restore random states, buffers, gradients, `training` and `requires_grad` flags when the block ends, however it ends.
 
     Gradients are put out of reach during the block (`.grad` is None), so that not even an operation in place can change
-    them. Memory: one copy of the buffers. Weights are not looked after: only `step.py` writes to them.
+    them. Memory: one copy of the buffers. Weights are not looked after: only `weights.py` writes to them.
 
     Args:
         model: its buffers, flags and gradients.

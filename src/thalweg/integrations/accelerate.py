@@ -20,13 +20,15 @@ def accelerate_probe(accelerator: Accelerator, model: nn.Module, optimizer: Any,
     The model and the optimizer are unwrapped; rows go through `accelerator.log` to its trackers; `accelerator.save_state`
     and `load_state` keep the probe's state with theirs, so that a resumed run continues its history. Make it after
     `prepare` and before `load_state`, on every process. Only steps that are made are counted: not the micro-batches of
-    `accelerator.accumulate`.
+    `accelerator.accumulate`. The loop is yours: with `on_unstable="stop"` `optimizer.step()` raises `StopTraining` after the
+    unstable step, on every process; catch it around the loop where the rest of the program goes on.
 
     Args:
         accelerator: the Accelerator that prepared both.
         model: the prepared model.
         optimizer: the prepared optimizer.
-        options: those of `thalweg.probe`: every, measures, loss_fn, closure, log, strict. `log` replaces `accelerator.log`.
+        options: those of `thalweg.probe`: every, measures, loss_fn, closure, log, strict, on_unstable. `log` replaces
+            `accelerator.log`.
 
     Example::
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from thalweg.curvature.actions import StopTraining
 from thalweg.curvature.history import History, Row
 from thalweg.curvature.probing import Probe
 from thalweg.outcomes import ThalwegError
@@ -27,11 +28,17 @@ class ProbeCallback(TrainerCallback):  # type: ignore[misc]  # where transformer
     The loss of a step is that of its own forwards, played again: the model's output has `.loss`, and the Trainer uses it
     (no label smoothing, no `compute_loss_func`; give `closure=` there). Each row goes through `trainer.log`, so that
     TensorBoard and W&B get its keys as they get the Trainer's own, under `train/`. Every checkpoint holds the probe's state;
-    a resumed run continues its history, and drops the lines of a `JsonlLog` past the restored step.
+    a resumed run continues its history, and drops the lines of a `JsonlLog` past the restored step. With
+    `on_unstable="stop"` training ends after the unstable step as it ends by itself: `control.should_training_stop`, on every
+    rank; `stopped` says why.
 
     Args:
         trainer: the Trainer that it is added to.
-        options: those of `thalweg.probe`: every, measures, closure, log, strict. `log` is called beside `trainer.log`.
+        options: those of `thalweg.probe`: every, measures, closure, log, strict, on_unstable. `log` is called beside
+            `trainer.log`.
+
+    Attributes:
+        stopped: what `on_unstable="stop"` ended training for, or None.
 
     Example::
 
@@ -44,6 +51,7 @@ class ProbeCallback(TrainerCallback):  # type: ignore[misc]  # where transformer
 
     def __init__(self, trainer: Trainer, **options: Any) -> None:
         self.probe: Probe | None = None
+        self.stopped: StopTraining | None = None
         self._trainer = trainer
         self._options = options
         self._logged: Row | None = None
@@ -66,6 +74,8 @@ class ProbeCallback(TrainerCallback):  # type: ignore[misc]  # where transformer
             saved = state.stateful_callbacks.get(STATE, {"rows": [], "memory": {}})
             self.probe.load_state_dict({**saved, "steps": state.global_step})
         self._logged = self.probe.newest
+        self.stopped = None
+        self.probe.on_stop(self._stop)
         self.probe.attach()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -76,6 +86,7 @@ class ProbeCallback(TrainerCallback):  # type: ignore[misc]  # where transformer
             self._logged = row
             state.stateful_callbacks[STATE] = self.probe.state_dict()
             self._trainer.log({key: value for key, value in row.items() if isinstance(value, float)})
+        control.should_training_stop |= self.stopped is not None
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -83,3 +94,7 @@ class ProbeCallback(TrainerCallback):  # type: ignore[misc]  # where transformer
         """Stop listening; the history stays."""
         if self.probe is not None:
             self.probe.close()
+
+    def _stop(self, stop: StopTraining) -> None:
+        """The optimizer has stepped, the Trainer has not counted the step yet: it ends when it has."""
+        self.stopped = stop

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from thalweg.curvature.actions import StopTraining
 from thalweg.curvature.history import History, Row
 from thalweg.curvature.probing import Probe
 from thalweg.curvature.untouched import RandomState
@@ -39,11 +40,16 @@ class ProbeCallback(Callback):  # type: ignore[misc]  # where lightning is absen
 
     The loss of a step is its `training_step`, called again with `self.log` silent; where that has other effects (a metric
     object that counts), give `loss_fn=`. Each row goes to every logger of the Trainer at its own step, rows and the guess of
-    the next search into every checkpoint.
+    the next search into every checkpoint. With `on_unstable="stop"` training ends after the unstable step as it ends by
+    itself: `trainer.should_stop`, on every rank, though not before the Trainer's `min_steps`; `stopped` says why.
 
     Args:
         optimizer: which of the Trainer's optimizers, where there are several.
-        options: those of `thalweg.probe`: every, measures, loss_fn, closure, log, strict. `log` is called beside the loggers.
+        options: those of `thalweg.probe`: every, measures, loss_fn, closure, log, strict, on_unstable. `log` is called
+            beside the loggers.
+
+    Attributes:
+        stopped: what `on_unstable="stop"` ended training for, or None.
 
     Example::
 
@@ -54,6 +60,7 @@ class ProbeCallback(Callback):  # type: ignore[misc]  # where lightning is absen
 
     def __init__(self, *, optimizer: int = 0, **options: Any) -> None:
         self.probe: Probe | None = None
+        self.stopped: StopTraining | None = None
         self._index = optimizer
         self._options = options
         self._restored: dict[str, Any] | None = None
@@ -80,6 +87,8 @@ class ProbeCallback(Callback):  # type: ignore[misc]  # where lightning is absen
             self.probe.load_state_dict(self._restored or {"steps": trainer.global_step, "rows": [], "memory": {}})
         self._restored = None
         self._logged = self.probe.newest
+        self.stopped = None
+        self.probe.on_stop(self._stop)
         self.probe.attach()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -95,6 +104,8 @@ class ProbeCallback(Callback):  # type: ignore[misc]  # where lightning is absen
             self._logged = row
             for logger in trainer.loggers:
                 logger.log_metrics({k: v for k, v in row.items() if isinstance(v, float)}, step=row["step"])
+        if self.stopped is not None:
+            trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop listening; the history stays."""
@@ -111,6 +122,10 @@ class ProbeCallback(Callback):  # type: ignore[misc]  # where lightning is absen
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep a checkpoint's state until training starts."""
         self._restored = state_dict or None
+
+    def _stop(self, stop: StopTraining) -> None:
+        """The optimizer has stepped, the Trainer has not finished with the batch: it ends when it has."""
+        self.stopped = stop
 
     def _close(self) -> None:
         if self.probe is not None:
