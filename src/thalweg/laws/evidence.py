@@ -66,13 +66,17 @@ class Evidence(Result):
         low, high = np.quantile(self.residuals, COVERAGE, method="weibull")
         return np.exp(log_losses + low), np.exp(log_losses + high)
 
+    @property
+    def error(self) -> float | None:
+        """Mean relative error on held-out runs [1]; None where the runs are not known."""
+        return None if self.residuals is None else float(np.mean(np.abs(np.expm1(-self.residuals))))
+
     def summary(self) -> str:
         """How many runs, how well unseen ones were predicted, and in which ranges."""
         table = f"{self.runs} runs in {self.cells} cells" if self.runs else "runs that are not recorded"
         lines = [f"fitted on {self.setup or table}"]
-        if self.residuals is not None:
-            error = np.mean(np.abs(np.expm1(-self.residuals)))
-            lines.append(f"mean relative error {error:.2%} on held-out runs, {self.held_out}")
+        if self.error is not None:
+            lines.append(f"mean relative error {self.error:.2%} on held-out runs, {self.held_out}")
         lines.append(f"seed noise {self.seed_noise:.2%}" if self.seed_noise is not None else "seed noise unknown")
         lines += [f"{name} {written(name, low)} to {written(name, high)}" for name, (low, high) in self.ranges.items()]
         return "\n".join(lines)
@@ -113,7 +117,7 @@ def inputs(schedules: Sequence[Schedule], budgets: Sequence[Budget], names: Sequ
     Args:
         schedules: of each run.
         budgets: of each run.
-        names: from params tokens batch_tokens peak_lr warmup final_lr, the last only together with peak_lr.
+        names: from params tokens batch_tokens steps peak_lr warmup final_lr, the last only together with peak_lr.
 
     Example:
         >>> from thalweg.schedules import Budget, cosine
@@ -131,6 +135,8 @@ def inputs(schedules: Sequence[Schedule], budgets: Sequence[Budget], names: Sequ
 def _column(name: str, schedules: Sequence[Schedule], budgets: Sequence[Budget]) -> Floats:
     if name in ("params", "tokens", "batch_tokens"):
         return np.array([getattr(budget, name) for budget in budgets], dtype=np.float64)
+    if name == "steps":
+        return np.array([schedule.steps for schedule in schedules], dtype=np.float64)
     if name == "warmup":
         return np.array([schedule.phases[0] for schedule in schedules], dtype=np.float64)
     if name == "peak_lr":

@@ -92,6 +92,10 @@ class Law(Result, ABC):
     def fit(cls, runs: Runs) -> Self:
         """Fit the law on a table of finished runs; diverged runs are left out."""
 
+    def refit(self, runs: Runs) -> Self:
+        """A law of the same kind and settings, fitted on other runs; a law whose `fit` has settings overrides this."""
+        return type(self).fit(runs)
+
     @abstractmethod
     def log_losses(
         self,
@@ -119,13 +123,27 @@ class Law(Result, ABC):
         """
         check_steps(schedule, budget)
         log_loss = self.log_losses([schedule], [budget])
-        interval = self.evidence.interval(log_loss)
+        interval = self.intervals([schedule], [budget], log_loss)
         return Prediction(
             loss=float(np.exp(log_loss[0])),
             interval=None if interval is None else (float(interval[0][0]), float(interval[1][0])),
             diverges=None if self.criterion is None else self.criterion.diverges(schedule, budget),
             extrapolates=self.evidence.outside(inputs([schedule], [budget], type(self).inputs))[0],
         )
+
+    def intervals(
+        self, schedules: Sequence[Schedule], budgets: Sequence[Budget], log_losses: Floats
+    ) -> tuple[Floats, Floats] | None:
+        """Lower and upper ends of the central 90 % interval of each new run [nats], shape (runs,); None without residuals.
+
+        Equally wide for all, unless a law knows where it is surer and overrides this.
+
+        Args:
+            schedules: of each run.
+            budgets: of each run.
+            log_losses: what the law predicts for them, shape (runs,).
+        """
+        return self.evidence.interval(log_losses)
 
     def predict_runs(self, runs: Runs) -> Floats:
         """The predicted loss of every run of a table [nats], shape (runs,)."""
