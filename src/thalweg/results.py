@@ -51,10 +51,41 @@ CITATIONS: Mapping[str, str] = {
   author = {Hoffmann, Jordan and others},
   year   = {2022}
 }""",
+    "kaplan": """@article{kaplan2020scaling,
+  title  = {Scaling Laws for Neural Language Models},
+  author = {Kaplan, Jared and McCandlish, Sam and Henighan, Tom and others},
+  year   = {2020}
+}""",
+    "broken-power": """@article{caballero2023broken,
+  title  = {Broken Neural Scaling Laws},
+  author = {Caballero, Ethan and Gupta, Kshitij and Rish, Irina and Krueger, David},
+  year   = {2023}
+}""",
     "besiroglu": """@article{besiroglu2024chinchilla,
   title  = {Chinchilla Scaling: A Replication Attempt},
   author = {Besiroglu, Tamay and Erdil, Ege and Barnett, Matthew and You, Josh},
   year   = {2024}
+}""",
+    "multi-power-law": """@article{luo2025multipower,
+  title  = {A Multi-Power Law for Loss Curve Prediction Across Learning Rate Schedules},
+  author = {Luo, Kairong and Wen, Haodong and Hu, Shengding and Sun, Zhenbo and Liu, Zhiyuan and Sun, Maosong and Lyu, Kaifeng
+            and Chen, Wenguang},
+  year   = {2025}
+}""",
+    "annealing-law": """@article{tissue2024annealing,
+  title  = {Scaling Law with Learning Rate Annealing},
+  author = {Tissue, Howe and Wang, Venus and Wang, Lu},
+  year   = {2024}
+}""",
+    "ginsbourger": """@article{ginsbourger2021fast,
+  title  = {Fast calculation of {Gaussian} Process multiple-fold cross-validation residuals and their covariances},
+  author = {Ginsbourger, David and Sch{\\"a}rer, Cedric},
+  year   = {2021}
+}""",
+    "step-law": """@article{li2025steplaw,
+  title  = {Predictable Scale: Part {I} -- Optimal Hyperparameter Scaling Law in Large Language Model Pretraining},
+  author = {Li, Houyi and others},
+  year   = {2025}
 }""",
 }
 

@@ -66,3 +66,21 @@ def test_what_was_found_has_the_exponent():
     assert found.a == pytest.approx(2.0, abs=0.3)
     assert found.y == pytest.approx(math.log(2), abs=0.15)
     assert found.a_spread < 0.3
+
+
+def spread_of_crossing(side):
+    """After one sighting of a parabola, half an e-fold below or above its crossing, where exponents are uncertain."""
+    at = 0.5 * side
+    ends = (at, None) if side < 0 else (None, at)
+    belief = Belief(Expectation(x=at, x_spread=1.0, y=0.0, y_spread=0.03, a_spread=0.8))
+    crossing = belief.crossing([Sighting(at, math.expm1(at))], *ends)
+    return float(np.subtract(*np.interp([0.84, 0.16], crossing.cumulative, crossing.x)))
+
+
+@pytest.mark.parametrize(("bends", "widened"), [((0.5, 0.0), -1), ((0.0, 0.5), 1)])
+def test_a_sighting_tells_less_on_the_side_where_losses_bend(monkeypatch, bends, widened):
+    monkeypatch.setattr("thalweg.curvature.belief._BENDS", (0.0, 0.0))
+    rigid = {side: spread_of_crossing(side) for side in (-1, 1)}
+    monkeypatch.setattr("thalweg.curvature.belief._BENDS", bends)
+    assert spread_of_crossing(-widened) == rigid[-widened]
+    assert spread_of_crossing(widened) > 1.05 * rigid[widened]

@@ -74,7 +74,7 @@ def test_groups_keep_their_ratio():
 
 
 def test_no_trial_ends_well_or_badly():
-    """A loss that training cannot change is never above its start; one that only falls away from x = 0 always rises."""
+    """A loss that training cannot change is never above its start, nor is one at its minimum."""
     assert tried(torch.optim.SGD, [0.0]).edge == math.inf
     up = tried(torch.optim.SGD, [4.0], guess=1e9, scale=0.0)  # at the minimum nothing moves
     assert (up.lower, up.upper) == (up.lrs[-1], math.inf)

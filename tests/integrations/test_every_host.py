@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import os
 import struct
@@ -23,7 +24,7 @@ for package in ("transformers", "lightning", "accelerate", "tensorboard", "wandb
     if os.environ.get("THALWEG_REQUIRE_HOSTS") != "1":
         pytest.importorskip(package, reason=f'{package} is absent: pip install -e ".[dev]" brings every host')
 
-STOPPED = r"^step \d+: stop: LR 3e0, critical 1\.\d"
+STOPPED = r"^step \d+: stop: LR 3\S*e0, critical \d"
 MEASURED = list(range(EVERY, STEPS + 1, EVERY))
 KEYS = {
     "sharpness/critical",
@@ -83,9 +84,11 @@ def test_the_loss_of_the_step_is_replayed_with_its_dropout(host, tmp_path, monke
 @every_host
 def test_an_unstable_run_ends_in_its_host_as_the_host_ends_it(host, tmp_path, monkeypatch):
     """The step that did it is the last that is trained on; the same rows and lines as in the plain loop, which raises."""
-    monkeypatch.setattr(hosts, "adamw", hosts.too_fast)
     rows = {}
     for name in dict.fromkeys(("plain", host)):
+        # The Trainer divides by all tokens, those without a next one too: its gradients are 7/8 of the others'.
+        lr = 3 * hosts.TIME / (hosts.TIME - 1) if name == "huggingface" else 3.0
+        monkeypatch.setattr(hosts, "adamw", functools.partial(hosts.too_fast, lr=lr))
         log = JsonlLog(tmp_path / f"{name}.jsonl")
         if name in ("plain", "accelerate"):  # loops of one's own
             with pytest.raises(StopTraining, match=STOPPED) as raised:
@@ -100,8 +103,7 @@ def test_an_unstable_run_ends_in_its_host_as_the_host_ends_it(host, tmp_path, mo
         assert ["probe/action" in row for row in rows[name]] == [False] * (len(rows[name]) - 1) + [True]
     for row, plain in zip(rows[host], rows["plain"], strict=True):
         assert (row["step"], set(row)) == (plain["step"], set(plain))
-        if host != "huggingface":  # it divides by all tokens, the last ones too: 7/8 of the step
-            assert row["stability/margin"] == pytest.approx(plain["stability/margin"], rel=1e-2)
+        assert row["stability/margin"] == pytest.approx(plain["stability/margin"], rel=1e-2)
 
 
 def test_a_resumed_trainer_continues_the_history(tmp_path):

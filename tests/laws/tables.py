@@ -28,6 +28,13 @@ def grid_of_runs() -> Runs:
     return Runs.from_frame(pd.DataFrame(rows))
 
 
+def three_seeds() -> Runs:
+    """Three runs of every configuration of `grid_of_runs`, with 1 % of noise."""
+    frame = pd.concat([grid_of_runs().frame] * 3)
+    noise = np.exp(0.01 * np.random.default_rng(0).standard_normal(len(frame)))
+    return Runs.from_frame(frame.assign(loss=frame.loss * noise))
+
+
 def with_loss(runs: Runs, loss: np.ndarray) -> Runs:
     """The same runs with other losses, shape (runs,)."""
     return Runs.from_frame(runs.frame.assign(loss=loss))
@@ -38,7 +45,7 @@ def noise_free(law: Law, runs: Runs) -> Runs:
     return with_loss(runs, law.predict_runs(runs))
 
 
-def inside() -> tuple[Budget, list]:
+def inside(params: float = 2e8) -> tuple[Budget, list]:
     """A budget and schedules inside the ranges of `grid_of_runs`, none of them in it."""
-    budget = Budget(params=2e8, tokens=6e9, batch_tokens=BATCH)
+    budget = Budget(params=params, tokens=6e9, batch_tokens=BATCH)
     return budget, [linear(2e-3, 6000, warmup=100), cosine(1.5e-3, 6000, warmup=150), wsd(4e-3, 6000, warmup=80)]

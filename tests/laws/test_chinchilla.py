@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from thalweg.laws import Chinchilla
-from thalweg.outcomes import ThalwegError
+from thalweg.outcomes import ThalwegError, ThalwegWarning
 from thalweg.runs import Runs
 from thalweg.schedules import Budget, linear
 
@@ -81,3 +81,17 @@ def test_a_law_from_printed_constants_has_no_interval():
 def test_two_sizes_do_not_fix_five_constants(sizes, data):
     with pytest.raises(ThalwegError, match="at least 3, 3 and 5"):
         Chinchilla.fit(runs_of(sizes, data, HOFFMANN))
+
+
+def test_params_and_tokens_that_move_together_are_refused():
+    frame = pd.DataFrame({"params": SIZES, "tokens": 20 * np.array(SIZES), "loss": [4.0, 3.6, 3.2, 2.9, 2.6]})
+    shape = {"peak_lr": 1e-3, "warmup": 10, "final_lr": 0.0, "shape": "linear", "batch_tokens": 1e5}
+    with pytest.raises(ThalwegError, match=r"move together.*Chinchilla cannot tell them apart"):
+        Chinchilla.fit(Runs.from_frame(frame, assume=shape))
+
+
+def test_mixed_batch_sizes_warn():
+    frame = runs_of(SIZES, DATA, HOFFMANN).frame.drop(columns=["schedule", "steps"], errors="ignore")
+    frame = frame.assign(batch_tokens=np.where(np.arange(25) % 2, 1e6, 5e5))
+    with pytest.warns(ThalwegWarning, match="Chinchilla: the table varies batch_tokens from 500k to 1M"):
+        Chinchilla.fit(Runs.from_frame(frame))

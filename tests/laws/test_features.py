@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.reference import opt_law as reference
-from thalweg.laws.features import FEATURES, READINGS, feature_matrix
+from thalweg.laws.features import BATCH_TERMS, EXPONENTS, FEATURES, READINGS, bases, feature_matrix, feature_names
 from thalweg.outcomes import ThalwegError
 from thalweg.schedules import Budget, constant, cosine, cyclic, four_phase, from_segments, linear, wsd
 
@@ -148,3 +148,59 @@ def test_phases_of_other_segments_are_used():
 def test_unknown_phases():
     with pytest.raises(ThalwegError, match="hybrid, tables, section_4_3"):
         feature_matrix([SCHEDULES["linear"]], [BUDGET], "hybird")
+
+
+PAPER = np.array(EXPONENTS["paper"])
+
+
+def test_batch_terms_are_the_five_of_log_batch():
+    made_of = bases([SCHEDULES["linear"]], [BUDGET], "hybrid")
+    row = made_of.features(PAPER, batch_terms=True)[0]
+    B, h, N, S = np.log([BATCH / 1e6, 0.006 / 0.015, 1.9, 20000 * BATCH / 1e9])
+    np.testing.assert_allclose(row[15:], [B, B * B, B * h, B * N, B * S, 1])
+    np.testing.assert_array_equal(row[:15], feature_matrix([SCHEDULES["linear"]], [BUDGET], "hybrid")[0, :15])
+    assert feature_names(EXPONENTS["paper"], batch_terms=True) == (*FEATURES[:-1], *BATCH_TERMS, "1")
+
+
+def test_other_exponents_raise_the_same_bases():
+    made_of = bases([SCHEDULES["wsd"]], [BUDGET], "hybrid")
+    once, twice = made_of.features(PAPER)[0], made_of.features(2 * PAPER)[0]
+    raised = [2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]
+    np.testing.assert_allclose(twice[raised], once[raised] ** 2)
+    np.testing.assert_array_equal(twice[[0, 1, 4, 15]], once[[0, 1, 4, 15]])
+
+
+def sized(counts: np.ndarray) -> np.ndarray:
+    """Bases of one fixed schedule with N in the features' units, whatever it stands for."""
+    budgets = [Budget(params=1e9 * N, tokens=BUDGET.tokens, batch_tokens=BATCH) for N in counts]
+    return bases([SCHEDULES["cosine"]] * len(counts), budgets, "hybrid")
+
+
+@pytest.mark.parametrize("power", [0.25, 0.15])
+def test_the_limit_of_broken_neural_scaling_laws(power):
+    """§4.2: for fixed schedules and N far below 1, Σ c log(1 + N^α) of BNSL is linear in Opt-Law's features of N."""
+    N = np.geomspace(1e-24, 1e-12, 9)
+    features = sized(N).features(PAPER)
+    rising = {0.25: 2, 0.15: 10}[power]  # (N/I1)^.25 and (N R1/I0)^.15
+    bnsl = 0.7 + 1.3 * np.log1p(N**power)
+    weight = 1.3 * N[0] ** power / features[0, rising]
+    opt_law = 0.7 + weight * features[:, rising]
+    gaps = np.abs(bnsl - opt_law) / (bnsl - 0.7)
+    np.testing.assert_allclose(gaps, N**power / 2, rtol=0.02)  # the next term of log(1 + x): it vanishes with N
+    assert np.all(np.diff(gaps) > 0)
+
+
+def test_the_limit_of_kaplan_and_chinchilla():
+    """§4.2: with log N in place of N and α1 = α8 = α9 = 1, log(loss) is linear in log N: Kaplan's law without end of data."""
+    N = np.geomspace(1e7, 1e12, 7)
+    exponents = PAPER.copy()
+    exponents[[0, 7, 8]] = 1  # N/I1, N R1/I0, N R1/I1
+    features = sized(np.log(N)).features(exponents)
+    varying = features.std(axis=0) > 1e-12
+    assert [name for name, varies in zip(FEATURES, varying, strict=True) if varies] == [
+        "(N/I1)^.25", "(S N)^-.25", "(N R1/I0)^.15", "(N R1/I1)^.15", "N^-.25",
+    ]  # fmt: skip
+    for column in (2, 10, 11):
+        coefficient = -0.076 * np.log(N)[0] / features[0, column]
+        log_loss = 0.076 * np.log(6.4e13) + coefficient * features[:, column]
+        np.testing.assert_allclose(np.exp(log_loss), (6.4e13 / N) ** 0.076, rtol=1e-12)

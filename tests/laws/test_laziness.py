@@ -46,12 +46,12 @@ def test_every_public_name_is_there():
     for name in laws.__all__:
         assert getattr(laws, name) is not None
     assert set(laws.__all__) <= set(dir(laws))
-    with pytest.raises(AttributeError, match="Kaplan"):
-        laws.Kaplan  # noqa: B018
+    with pytest.raises(AttributeError, match="NewtonsLaw"):
+        laws.NewtonsLaw  # noqa: B018
 
 
 def test_an_unknown_law_lists_those_there_are():
-    with pytest.raises(ThalwegError, match="law: got 'chinchila', expected one of Chinchilla, OptLaw"):
+    with pytest.raises(ThalwegError, match="law: got 'chinchila', expected one of BowlLaw, BrokenPowerLaw, Chinchilla"):
         laws.find("chinchila")
 
 

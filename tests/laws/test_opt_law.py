@@ -12,7 +12,7 @@ import pytest
 
 from tests.laws.tables import grid_of_runs, noise_free
 from thalweg.laws import OptLaw
-from thalweg.laws.features import FEATURES, READINGS
+from thalweg.laws.features import BATCH_TERMS, EXPONENTS, FEATURES, READINGS
 from thalweg.outcomes import ThalwegError, ThalwegWarning
 from thalweg.runs import Runs
 from thalweg.schedules import Budget, Schedule, cosine, cyclic, four_phase, linear, wsd
@@ -224,4 +224,86 @@ def test_summary_and_frame():
     law = OptLaw.fit(grid_of_runs())
     assert "320 runs in 20 cells" in law.summary()
     assert "condition number" in law.summary()
-    assert law.to_frame().shape == (16, 2)
+    assert law.to_frame().columns.tolist() == ["feature", "coefficient", "standard_error"]
+    assert len(law.to_frame()) == 16
+    assert (law.to_frame()["standard_error"] > 0).all()
+    assert OptLaw.published().to_frame()["standard_error"].isna().all()
+
+
+def several_batches(law: OptLaw | None = None) -> Runs:
+    """480 runs that vary the batch size; each with exactly the loss of a law that knows it."""
+    rows = []
+    for params, tokens, batch in itertools.product((1e8, 3e8, 6e8, 1e9), (2e9, 5e9, 1e10, 3e10), (2.5e5, 1e6, 4e6)):
+        for peak_lr, warmup in itertools.product((1e-3, 2e-3, 4e-3, 8e-3, 1.2e-2), (50, 150)):
+            schedule = str(linear(peak_lr, round(tokens / batch), warmup=warmup))
+            rows.append({"params": params, "tokens": tokens, "batch_tokens": batch, "schedule": schedule, "loss": 1.0})
+    return noise_free(law or with_terms(), Runs.from_frame(pd.DataFrame(rows)))
+
+
+def with_terms() -> OptLaw:
+    """The published law with terms of batch size beside it."""
+    published = OptLaw.published()
+    coefficients = np.array(
+        [*published.coefficients[:-1], 0.01, 0.004, -0.006, 0.003, -0.002, published.coefficients[-1]]
+    )
+    return OptLaw(coefficients, "hybrid", published.evidence, batch_terms=True)
+
+
+def test_batch_terms_give_back_the_law_that_made_the_runs():
+    law = OptLaw.fit(several_batches(), batch_terms=True, ridge=0)
+    np.testing.assert_allclose(law.coefficients, with_terms().coefficients, rtol=1e-5, atol=1e-8)
+    assert law.to_frame()["feature"].tolist() == [*FEATURES[:-1], *BATCH_TERMS, "1"]
+    assert "with batch terms" in law.summary()
+    assert law.features(several_batches().schedules[0], several_batches().budgets[0]).shape == (21,)
+
+
+def test_without_batch_terms_a_table_of_several_batches_warns_and_is_missed():
+    with pytest.warns(ThalwegWarning, match=r"250k to 4M.*Write batch_terms=True"):
+        law = OptLaw.fit(several_batches())
+    assert law.evidence.error > 10 * OptLaw.fit(several_batches(), batch_terms=True).evidence.error
+
+
+def test_batch_terms_of_one_batch_size_are_refused():
+    with pytest.raises(ThalwegError, match="batch_terms: got True, expected a table that varies batch_tokens"):
+        OptLaw.fit(grid_of_runs(), batch_terms=True)
+
+
+def test_dense_exponents_are_used_and_stored(tmp_path):
+    law = OptLaw.fit(grid_of_runs(), exponents="dense")
+    assert law.exponents.tolist() == list(EXPONENTS["dense"])
+    again = OptLaw.load(law.save(tmp_path / "law.json"))
+    budget = Budget(params=2e8, tokens=6e9, batch_tokens=1e6)
+    schedule = linear(2e-3, 6000, warmup=100)
+    assert again.predict(schedule, budget).loss == law.predict(schedule, budget).loss
+    assert again.predict(schedule, budget).loss != OptLaw.fit(grid_of_runs()).predict(schedule, budget).loss
+    assert law.to_frame()["feature"][2] == "(N/I1)^.31"
+
+
+def test_the_signs_of_all_exponents_are_the_papers():
+    for exponents in EXPONENTS.values():
+        np.testing.assert_array_equal(np.sign(exponents), np.sign(EXPONENTS["paper"]))
+
+
+def test_an_outlier_does_not_bend_the_law_unless_squares_are_asked_for():
+    runs = grid_of_runs()
+    spiked = Runs.from_frame(runs.frame.assign(loss=runs.loss * np.where(np.arange(320) % 40 == 7, 1.3, 1.0)))
+    clean = OptLaw.fit(runs).predict_runs(runs)
+    robust, squares = (np.abs(OptLaw.fit(spiked, ridge=r).predict_runs(runs) / clean - 1).mean() for r in (None, 0))
+    assert robust < 0.002
+    assert squares > 0.005
+
+
+def test_refit_keeps_the_settings():
+    law = OptLaw.fit(several_batches(), phases="tables", batch_terms=True, exponents="dense", ridge=0)
+    again = law.refit(several_batches())
+    assert (again.phases, again.batch_terms, again.chosen, again.ridge) == ("tables", True, "dense", 0)
+    np.testing.assert_array_equal(again.coefficients, law.coefficients)
+
+
+def test_inputs_that_do_not_vary_are_named():
+    one_size = grid_of_runs()
+    one_size = one_size.subset((one_size.frame.params == 3e8).to_numpy())
+    with pytest.warns(ThalwegWarning, match=r"do not determine all coefficients \(params did not vary\)"):
+        law = OptLaw.fit(one_size)
+    assert law.condition > 1e10
+    assert np.isfinite(law.predict_runs(one_size)).all()

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from tests.laws.tables import BATCH, grid_of_runs, inside
-from thalweg.laws import Chinchilla, DivergenceCriterion, OptLaw, Plan, default_candidates, plan
-from thalweg.laws.planning import probability_best
+from tests.laws.tables import BATCH, grid_of_runs, inside, three_seeds
+from thalweg.laws import Chinchilla, DivergenceCriterion, OptLaw, default_candidates, plan
 from thalweg.outcomes import ThalwegError
-from thalweg.runs import Runs
 from thalweg.schedules import Budget, cosine, linear, parse, wsd
 
 PUBLISHED = OptLaw.published()
@@ -19,10 +16,7 @@ BUDGET = Budget(params=4.05e9, tokens=100e9, batch_tokens=2048 * 2048)
 
 @pytest.fixture(scope="module")
 def noisy_law() -> OptLaw:
-    """Fitted on three seeds of every configuration, 1 % apart."""
-    frame = pd.concat([grid_of_runs().frame] * 3)
-    noise = np.exp(0.01 * np.random.default_rng(0).standard_normal(len(frame)))
-    return OptLaw.fit(Runs.from_frame(frame.assign(loss=frame.loss * noise)))
+    return OptLaw.fit(three_seeds())
 
 
 def test_the_order_is_that_of_the_law_with_diverging_candidates_last():
@@ -129,88 +123,6 @@ def test_a_law_that_is_blind_to_schedules_gives_every_candidate_one_chance():
     law = Chinchilla.fit(grid_of_runs())
     budget, schedules = inside()
     np.testing.assert_allclose(plan(law, budget, schedules).probability_best, 1 / 3)
-
-
-def test_chances_equal_a_simulation():
-    means = np.array([0.0, 0.005, 0.02, 0.3])
-    generator = np.random.default_rng(0)
-    draws = means + 0.01 * generator.standard_normal((200_000, 4))
-    simulated = np.bincount(draws.argmin(axis=1), minlength=4) / len(draws)
-    np.testing.assert_allclose(probability_best(means, 0.01, np.zeros(4, bool)), simulated, atol=4e-3)
-
-
-def test_chances_of_two_have_a_closed_form():
-    """P(first) = Φ(gap/(√2·spread)) = Φ(1) where the gap is √2 spreads."""
-    chances = probability_best(np.array([0.0, 0.01 * np.sqrt(2)]), 0.01, np.zeros(2, bool))
-    np.testing.assert_allclose(chances, [0.8413447, 0.1586553], atol=1e-7)
-
-
-def test_runs_that_diverge_are_never_the_best():
-    chances = probability_best(np.array([0.0, 0.01, 0.01]), 0.01, np.array([True, False, False]))
-    np.testing.assert_allclose(chances, [0, 0.5, 0.5])
-    assert probability_best(np.zeros(2), 0.01, np.ones(2, bool)).sum() == pytest.approx(1)
-
-
-def test_chances_of_thousands_sum_to_one():
-    chances = probability_best(np.linspace(0, 0.1, 3000), 0.01, np.zeros(3000, bool))
-    assert chances.sum() == pytest.approx(1)
-    assert (np.diff(chances) <= 0).all()
-    np.testing.assert_allclose(probability_best(np.zeros(3000), 0.01, np.zeros(3000, bool)), 1 / 3000)
-
-
-def test_a_spread_of_nothing_leaves_the_best_alone():
-    np.testing.assert_allclose(probability_best(np.array([0.0, 1e-6]), 0.0, np.zeros(2, bool)), [1, 0])
-
-
-def test_default_candidates_stay_within_the_law():
-    budget, _ = inside()
-    law = OptLaw.fit(grid_of_runs())
-    candidates = default_candidates(budget, law=law)
-    assert {str(schedule).split("(")[0] for schedule in candidates} == {"cosine", "linear", "wsd"}
-    assert all(phrases == () for phrases in plan(law, budget, candidates).extrapolates)
-    peaks = {schedule.peak_lr for schedule in candidates}
-    assert (min(peaks), max(peaks)) == (5e-4, 8e-3)
-
-
-def test_default_candidates_of_a_short_run_scale_their_warmups():
-    short = Budget(params=1e6, tokens=300 * 1e4, batch_tokens=1e4)
-    assert {schedule.phases.warmup_end for schedule in default_candidates(short)} == {3, 6, 15, 30}
-
-
-def test_default_candidates_keep_a_final_lr_the_law_was_fitted_on():
-    frame = grid_of_runs().frame
-    texts = [text.replace(")", ", final_lr=0.0001)") for text in frame.schedule]
-    law = OptLaw.fit(Runs.from_frame(frame.assign(schedule=texts)))
-    budget, _ = inside()
-    assert {schedule(schedule.steps) for schedule in default_candidates(budget, law=law)} == {1e-4}
-
-
-def test_save_and_load(tmp_path, noisy_law):
-    budget, schedules = inside()
-    found = plan(noisy_law, budget, schedules)
-    again = Plan.load(found.save(tmp_path / "plan.json"))
-    assert again.schedules == found.schedules
-    assert again.budget == budget
-    assert again.summary() == found.summary()
-    assert again.predictions == found.predictions
-
-
-def test_frame_has_a_row_a_schedule(noisy_law):
-    budget, schedules = inside()
-    frame = plan(noisy_law, budget, schedules).to_frame()
-    assert frame.loss.is_monotonic_increasing
-    assert [parse(text) for text in frame.schedule] == [schedules[row] for row in frame.candidate]
-    assert {"lower", "upper", "probability_best", "tied", "extrapolates"} <= set(frame.columns)
-
-
-def test_figures_hold_the_ranking_and_the_schedules(noisy_law):
-    budget, schedules = inside()
-    found = plan(noisy_law, budget, schedules)
-    ranking, shapes = found.figures()
-    np.testing.assert_array_equal(ranking.marks[0].values, found.losses)
-    assert list(ranking.marks[0].names) == [str(schedule) for schedule in found.schedules]
-    assert len(shapes.marks) == 3
-    assert max(np.max(line.y) for line in shapes.marks) == pytest.approx(4e-3, rel=0.02)
 
 
 @pytest.mark.parametrize(

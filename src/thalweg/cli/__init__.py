@@ -43,6 +43,7 @@ for _name, _help in _COMMANDS.items():
 app.command(
     "thalweg.cli.sweep:app", name="sweep", help="Your training over a grid of settings, one resumable folder a run."
 )
+app.command("thalweg.cli.laws:app", name="laws", help="Laws of the final loss: fit, compare, predict, export.")
 app.command("thalweg.cli.schedule:app", name="schedule", help="Learning-rate schedules as text.")
 
 

@@ -7,14 +7,31 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter, Token
 
 from thalweg.outcomes import bad_input
 from thalweg.units import parse_count
 
-__all__ = ["Count", "Json", "Numbers", "Out", "Progress", "Seed", "load_object", "print_json", "tell"]
+if TYPE_CHECKING:
+    from thalweg.runs import Curves, Runs
+
+__all__ = [
+    "Assume",
+    "Count",
+    "Json",
+    "Numbers",
+    "Out",
+    "Progress",
+    "Seed",
+    "Where",
+    "load_object",
+    "print_json",
+    "read_runs",
+    "read_table",
+    "tell",
+]
 
 
 def _count(_: type, tokens: Sequence[Token]) -> float:
@@ -56,6 +73,8 @@ Numbers = Annotated[tuple[float, ...], Parameter(converter=_numbers, accepts_key
 Progress = Annotated[bool, Parameter(negative="--no-progress", show=False)]
 Count = Annotated[float, Parameter(converter=_count, accepts_keys=False, n_tokens=1)]
 Json = Annotated[bool, Parameter(negative=(), help="Print the answer as JSON on stdout.")]
+Assume = Annotated[list[str], Parameter(negative=())]
+Where = str | None
 Seed = Annotated[int, Parameter(help="Seed of every random choice.")]
 Out = Annotated[Path, Parameter(help="Folder to write to; it is made where it is absent.")]
 
@@ -92,3 +111,45 @@ def load_object(reference: str, flag: str) -> Any:
         ) from None
     except AttributeError:
         raise bad_input(flag, reference, expected, f"{module_name} has no {name}") from None
+
+
+_TEXTS = ("schedule", "shape", "loss_kind", "run")  # columns of words, not of numbers
+
+
+def read_runs(path: Path, assume: Sequence[str], where: str | None = None) -> Runs:
+    """The finished runs of a `--runs` flag, missing columns filled by `--assume`, rows chosen by `--where`.
+
+    Raises:
+        ThalwegError: an assumption is not column=value; a fault of the table; a table of curves.
+    """
+    from thalweg import runs
+
+    return runs.read_runs(path, assume=dict(map(_assumed, assume)) or None, where=where)
+
+
+def read_table(path: Path, assume: Sequence[str], where: str | None = None) -> Runs | Curves:
+    """The same, or whole curves where there is a column `step`."""
+    from thalweg import runs
+
+    return runs.read(path, assume=dict(map(_assumed, assume)) or None, where=where)
+
+
+def _assumed(text: str) -> tuple[str, Any]:
+    column, equals, value = text.partition("=")
+    if not equals or not column or not value:
+        raise bad_input("--assume", text, "column=value", "Write for example --assume final_lr=0")
+    if column in _TEXTS:
+        return column, value
+    try:
+        return column, parse_count(value)
+    except ValueError:
+        return column, lambda frame: _evaluated(frame, text, value)
+
+
+def _evaluated(frame: Any, text: str, expression: str) -> Any:
+    """An arithmetic expression of the table's columns."""
+    try:
+        return frame.eval(expression)
+    except Exception:  # whatever pandas makes of a text that is no such expression
+        columns = ", ".join(map(str, frame.columns))
+        raise bad_input("--assume", text, f"a number, or an expression of the columns {columns}") from None

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+import shlex
+from collections.abc import Sequence
 from dataclasses import asdict
+from json import loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from thalweg import laws
-from thalweg.cli.arguments import Count, Json, print_json, tell
+from thalweg.cli.arguments import Assume, Count, Json, Where, print_json, read_runs, tell
+from thalweg.laws.fitter import fitter
 from thalweg.outcomes import bad_input
-from thalweg.schedules import Budget, Schedule, parse
+from thalweg.results import Result
+from thalweg.schedules import Budget, Schedule, Space, parse
 
 if TYPE_CHECKING:
-    from thalweg.laws import Law, Plan
+    from thalweg.laws import Law, NextRuns, Plan
+    from thalweg.runs import Runs
 
 ANSWER_IS_NO = 3
 SMALLEST_MODEL = 1000  # parameters; a smaller number was meant in millions or billions
@@ -27,9 +35,12 @@ def plan(
     batch_tokens: Count,
     law: str | None = None,
     runs: Path | None = None,
-    assume: Annotated[list[str], Parameter(negative=())] = [],  # noqa: B006  # cyclopts reads the default, nobody writes to it
+    assume: Assume = [],  # noqa: B006  # cyclopts reads the default, nobody writes to it
+    where: Where = None,
     after: str | None = None,
     after_tokens: Count | None = None,
+    search: Annotated[bool, Parameter(negative=())] = False,
+    next_runs: int = 0,
     top: int = 10,
     plot: Path | None = None,
     save: Path | None = None,
@@ -43,12 +54,18 @@ def plan(
         params: total parameters of the model, for example 4.05e9 or 4.05B.
         tokens: training tokens.
         batch_tokens: tokens in one optimizer step.
-        law: name of a law to fit on --runs, or a law saved as .json. Without it: Opt-Law, fitted on --runs, or as published.
-        runs: table of your finished runs (CSV or Parquet).
+        law: law to fit on --runs, with options of the fit in parentheses, or a law saved as .json. Without it: Opt-Law, fitted
+            on --runs, or as published.
+        runs: table of your finished runs (CSV or Parquet). Where some diverged, a criterion fitted on them sends schedules that
+            are likely to diverge to the end.
         assume: column=value for a column the table lacks, for example --assume final_lr=0. Repeat the flag.
+        where: rows of the table to use, a condition on its columns.
         after: schedule of the training that came before (continual training); the answer is then an order, no losses.
         after_tokens: tokens of the training that came before.
-        top: how many schedules to keep.
+        search: beside the candidates, search cosine, linear and wsd (those that are in --runs) over the law's range of peaks and
+            warmups.
+        next_runs: name so many small runs that would shrink the doubt about the ranking the most; needs --runs.
+        top: how many schedules to show.
         plot: file to draw the ranking to (png, svg, pdf).
         save: file to save the plan to (.json).
         strict: exit with 3 where even the best schedule is likely to diverge.
@@ -56,54 +73,61 @@ def plan(
     """
     if params < SMALLEST_MODEL:
         raise bad_input("--params", params, "a raw count", f"Write for example {params:g}B for billions")
-    chosen = _law(law, runs, assume)
+    if top < 1:
+        raise bad_input("--top", top, "a number of schedules to show, at least 1")
+    if next_runs and runs is None:
+        raise bad_input("--next-runs", next_runs, "a table of runs to add to", "Write --runs runs.csv")
+    chosen, table = _law(law, runs, assume, where)
     budget = Budget(params=params, tokens=tokens, batch_tokens=batch_tokens)
-    found = laws.plan(
-        chosen,
-        budget,
-        candidates or laws.default_candidates(budget, law=chosen if runs is not None else None),
-        after=_after(after, after_tokens, budget),
-        top=top,
-    )
+    considered = _considered(candidates, search, budget, chosen, table)
+    found = laws.plan(chosen, budget, considered, after=_after(after, after_tokens, budget), runs=table)
+    further = None
+    if next_runs and table is not None:
+        further = laws.next_runs(chosen, budget, considered, next_runs, runs=table)
     if plot is not None:
         found.plot(plot)
         tell(f"wrote {plot}")
     if save is not None:
         tell(f"wrote {found.save(save)}")
     if json:
-        print_json(_rows(found))
+        print_json(_answer(found, further, top))
     else:
-        print(found.summary())
-        if not candidates:
+        print(found.summary(shown=top))
+        if further is not None:
+            print(f"\nRuns to do next:\n{further.summary()}")
+        if not candidates and not search:
             tell(
-                "Candidates: the default grid (cosine, linear, wsd; peaks and warmups across the law's range). Name your own as arguments."
+                "Candidates: the default grid (cosine, linear, wsd; peaks and warmups across the law's range). Name your own as "
+                "arguments, or --search."
             )
     diverges = found.divergence is not None and bool(found.divergence[0] > 1)
     return ANSWER_IS_NO if strict and diverges else 0
 
 
-def _law(name: str | None, runs: Path | None, assume: list[str]) -> Law:
-    if name is not None and name.endswith(".json"):
-        return laws.load(name)
+def _considered(
+    candidates: Sequence[str], search: bool, budget: Budget, law: Law, runs: Runs | None
+) -> Sequence[Schedule | str | Space]:
+    if search:
+        return [*candidates, *laws.default_spaces(budget, law=law, runs=runs)]
+    return candidates or laws.default_candidates(budget, law=law, runs=runs)
+
+
+def _law(name: str | None, runs: Path | None, assume: list[str], where: str | None) -> tuple[Law, Runs | None]:
+    """The law, and the table of runs where one was given."""
+    saved = name is not None and name.endswith(".json")
     if runs is None:
+        if name is not None and saved:
+            return laws.load(name), None
         if name not in (None, "OptLaw"):
-            laws.find(name)  # an unknown name is the first thing to say
-            raise bad_input("--law", name, "a table to fit it on", f"Write --law {name} --runs runs.csv")
-        return laws.OptLaw.published()
-    from thalweg import runs as tables
-
-    values = dict(map(_assumed, assume))
-    return laws.find(name or "OptLaw").fit(tables.read(runs, assume=values or None))
-
-
-def _assumed(text: str) -> tuple[str, float | str]:
-    column, equals, value = text.partition("=")
-    if not equals:
-        raise bad_input("--assume", text, "column=value", "Write for example --assume final_lr=0")
-    try:
-        return column, float(value)
-    except ValueError:
-        return column, value
+            fitter(str(name))  # an unknown name is the first thing to say
+            raise bad_input(
+                "--law", name, "a table to fit it on", f"Write --law {shlex.quote(str(name))} --runs runs.csv"
+            )
+        return laws.OptLaw.published(), None
+    table = read_runs(runs, assume, where)
+    if name is not None and saved:
+        return laws.load(name), table
+    return fitter(name or "OptLaw")(table), table
 
 
 def _after(text: str | None, tokens: float | None, budget: Budget) -> tuple[Schedule, Budget] | None:
@@ -116,14 +140,14 @@ def _after(text: str | None, tokens: float | None, budget: Budget) -> tuple[Sche
     return before, Budget(params=budget.params, tokens=tokens, batch_tokens=tokens / before.steps)
 
 
-def _rows(found: Plan) -> dict[str, object]:
+def _answer(found: Plan, further: NextRuns | None, top: int) -> dict[str, object]:
     rows = [
         {
             "schedule": str(schedule),
             "gap": float(found.gaps[row]),
             **(asdict(found.predictions[row]) if found.predictions else {}),
         }
-        for row, schedule in enumerate(found.schedules)
+        for row, schedule in enumerate(found.schedules[:top])
     ]
     return {
         "law": found.law,
@@ -131,4 +155,21 @@ def _rows(found: Plan) -> dict[str, object]:
         "candidates": found.candidates,
         "schedules": rows,
         "diverging": None if found.diverging is None else [str(schedule) for schedule in found.diverging],
+        "criterion": found.criterion or None,
+        "searches": [_plain(search) for search in found.searches],
+        "sensitivities": [_plain(sensitivity) for sensitivity in found.sensitivities],
+        "next_runs": None if further is None else loads(further.to_frame().to_json(orient="records")),
+    }
+
+
+def _plain(result: Result) -> dict[str, object]:
+    """The fields of a result for JSON: schedules as text, what is not known as null."""
+    fields = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}  # type: ignore[arg-type]
+    return {
+        name: str(value)
+        if isinstance(value, Schedule)
+        else None
+        if isinstance(value, float) and not math.isfinite(value)
+        else value
+        for name, value in fields.items()
     }

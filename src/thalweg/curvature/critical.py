@@ -71,8 +71,8 @@ def critical_sharpness(
         tolerance: 1 - lower/upper at the end [1].
         guess: first multiple to try [1]; 1, the step itself, by default. Not used where `memory` has a prediction.
         memory: what earlier measurements of this run have taught; updated in place, by the search and not by the scan.
-        scan: look on a grid below the crossing for an earlier one, at most ten evaluations and four more where there is one;
-            `scan_below` says what it can find.
+        scan: look on a grid below the crossing for an earlier one, ten evaluations at most, and about seven more where there
+            is one; `scanning.scan_below` says what it can find.
 
     Raises:
         ThalwegError: a guess or tolerance out of range, a closure that changes gradients.

@@ -52,9 +52,8 @@ def find_lr(
 
     Afterwards everything is bit-identical: weights, gradients, buffers, flags, optimizer state, hooks, schedulers and
     global random states. A loader is iterated once, for at most `steps` batches, which are kept; a generator of its own
-    moves on. While it runs there are three copies of the weights and one of the optimizer's state. It costs 3 to 5 × `steps`
-    training steps where the two answers are within a factor of 4, a little more where they are not; a run that is no longer
-    finite is ended at once.
+    moves on. While it runs there are three copies of the weights and one of the optimizer's state. It costs 2 to 7
+    times `steps` training steps, mostly 3 (measured in benchmarks/find_lr.py); a run that is no longer finite is ended at once.
 
     A group whose learning rate is 0 is asked at its `initial_lr`, which schedulers write down: the first step of a warmup.
 

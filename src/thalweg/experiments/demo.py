@@ -216,7 +216,7 @@ def demo(
     with one_thread():
         say("Before: fitting a law on the bundled table of small runs, predicting a run it has not seen")
         config = {"schedule": scale.schedule, "seed": 0, "width": scale.width, "heads": scale.width // 16}
-        table = runs.read(TABLE)
+        table = runs.read_runs(TABLE)
         law = OptLaw.fit(table)
         schedule = schedules.parse(scale.schedule)
         model = Config.of(config).model()

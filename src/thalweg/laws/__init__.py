@@ -23,33 +23,88 @@ from thalweg.outcomes import bad_input
 
 # law → the module it lives in: a new law adds its row here, and tests/laws/test_every_law.py takes it up
 LAWS: Mapping[str, str] = {
+    "BowlLaw": "thalweg.laws.bowl",
+    "BrokenPowerLaw": "thalweg.laws.broken_power",
     "Chinchilla": "thalweg.laws.chinchilla",
+    "GaussianProcessLaw": "thalweg.laws.gaussian_process",
+    "Kaplan": "thalweg.laws.kaplan",
     "OptLaw": "thalweg.laws.opt_law",
+    "OptLawFixedSize": "thalweg.laws.opt_law_fixed_size",
+}
+# laws of whole curves, fitted on `Curves`; taken up by tests/laws/test_every_curve_law.py
+CURVE_LAWS: Mapping[str, str] = {
+    "AnnealingLaw": "thalweg.laws.annealing",
+    "MultiPowerLaw": "thalweg.laws.multi_power",
 }
 _OTHERS: Mapping[str, str] = {
+    "Candidate": "thalweg.laws.selection",
+    "Comparison": "thalweg.laws.comparison",
+    "Criterion": "thalweg.laws.criterion",
+    "CurveLaw": "thalweg.laws.curve_law",
     "DivergenceCriterion": "thalweg.laws.divergence",
+    "DivergenceEvidence": "thalweg.laws.criterion",
     "Evidence": "thalweg.laws.evidence",
+    "Family": "thalweg.laws.families",
+    "FittedCurve": "thalweg.laws.curve_law",
     "Law": "thalweg.laws.law",
-    "Plan": "thalweg.laws.planning",
+    "LogisticDivergence": "thalweg.laws.logistic_divergence",
+    "NextRuns": "thalweg.laws.designing",
+    "Plan": "thalweg.laws.plan_result",
     "Prediction": "thalweg.laws.law",
     "Ranking": "thalweg.laws.law",
-    "default_candidates": "thalweg.laws.planning",
+    "Score": "thalweg.laws.comparison",
+    "Search": "thalweg.laws.searching",
+    "Selection": "thalweg.laws.selection",
+    "Sensitivity": "thalweg.laws.sensitivity",
+    "compare": "thalweg.laws.comparing",
+    "default_candidates": "thalweg.laws.proposing",
+    "default_spaces": "thalweg.laws.proposing",
+    "fit_divergence": "thalweg.laws.logistic_divergence",
+    "next_runs": "thalweg.laws.designing",
+    "optimise_schedule": "thalweg.laws.free_form",
     "plan": "thalweg.laws.planning",
+    "select": "thalweg.laws.selection",
 }
 
-__all__ = ["LAWS", "find", "load", *LAWS, *_OTHERS]
+__all__ = ["CURVE_LAWS", "LAWS", "find", "load", *LAWS, *CURVE_LAWS, *_OTHERS]
 
 if TYPE_CHECKING:
+    from thalweg.laws.annealing import AnnealingLaw as AnnealingLaw
+    from thalweg.laws.bowl import BowlLaw as BowlLaw
+    from thalweg.laws.broken_power import BrokenPowerLaw as BrokenPowerLaw
     from thalweg.laws.chinchilla import Chinchilla as Chinchilla
+    from thalweg.laws.comparing import compare as compare
+    from thalweg.laws.comparison import Comparison as Comparison
+    from thalweg.laws.comparison import Score as Score
+    from thalweg.laws.criterion import Criterion as Criterion
+    from thalweg.laws.criterion import DivergenceEvidence as DivergenceEvidence
+    from thalweg.laws.curve_law import CurveLaw as CurveLaw
+    from thalweg.laws.curve_law import FittedCurve as FittedCurve
+    from thalweg.laws.designing import NextRuns as NextRuns
+    from thalweg.laws.designing import next_runs as next_runs
     from thalweg.laws.divergence import DivergenceCriterion as DivergenceCriterion
     from thalweg.laws.evidence import Evidence as Evidence
+    from thalweg.laws.families import Family as Family
+    from thalweg.laws.free_form import optimise_schedule as optimise_schedule
+    from thalweg.laws.gaussian_process import GaussianProcessLaw as GaussianProcessLaw
+    from thalweg.laws.kaplan import Kaplan as Kaplan
     from thalweg.laws.law import Law as Law
     from thalweg.laws.law import Prediction as Prediction
     from thalweg.laws.law import Ranking as Ranking
+    from thalweg.laws.logistic_divergence import LogisticDivergence as LogisticDivergence
+    from thalweg.laws.logistic_divergence import fit_divergence as fit_divergence
+    from thalweg.laws.multi_power import MultiPowerLaw as MultiPowerLaw
     from thalweg.laws.opt_law import OptLaw as OptLaw
-    from thalweg.laws.planning import Plan as Plan
-    from thalweg.laws.planning import default_candidates as default_candidates
+    from thalweg.laws.opt_law_fixed_size import OptLawFixedSize as OptLawFixedSize
+    from thalweg.laws.plan_result import Plan as Plan
     from thalweg.laws.planning import plan as plan
+    from thalweg.laws.proposing import default_candidates as default_candidates
+    from thalweg.laws.proposing import default_spaces as default_spaces
+    from thalweg.laws.searching import Search as Search
+    from thalweg.laws.selection import Candidate as Candidate
+    from thalweg.laws.selection import Selection as Selection
+    from thalweg.laws.selection import select as select
+    from thalweg.laws.sensitivity import Sensitivity as Sensitivity
 
 
 def find(name: str) -> type[Law]:
@@ -62,9 +117,10 @@ def find(name: str) -> type[Law]:
         >>> find("Chinchilla").sources
         ('chinchilla', 'besiroglu')
     """
-    if name not in LAWS:
-        raise bad_input("law", name, "one of " + ", ".join(LAWS))
-    law: type[Law] = getattr(importlib.import_module(LAWS[name]), name)
+    homes = {**LAWS, **CURVE_LAWS}
+    if name not in homes:
+        raise bad_input("law", name, "one of " + ", ".join(homes))
+    law: type[Law] = getattr(importlib.import_module(homes[name]), name)
     return law
 
 
@@ -84,4 +140,4 @@ def load(path: str | os.PathLike[str]) -> Law:
     return Law.load(path)
 
 
-__getattr__, __dir__ = attach(__name__, {**LAWS, **_OTHERS})
+__getattr__, __dir__ = attach(__name__, {**LAWS, **CURVE_LAWS, **_OTHERS})

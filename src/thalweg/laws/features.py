@@ -1,4 +1,4 @@
-"""The sixteen features of the generalized Opt-Law: integrals of a schedule over its phases, and their powers."""
+"""The features of the generalized Opt-Law: integrals of a schedule over its phases, their powers, and terms of batch size."""
 
 from __future__ import annotations
 
@@ -11,20 +11,46 @@ from numpy.typing import NDArray
 from thalweg.outcomes import ThalwegError, bad_input
 from thalweg.schedules import Budget, Schedule
 
-__all__ = ["FEATURES", "LR_UNIT", "READINGS", "TOKEN_UNIT", "Phases", "Reading", "check_phases", "feature_matrix"]
+__all__ = [
+    "BATCH_TERMS",
+    "EXPONENTS",
+    "FEATURES",
+    "LR_UNIT",
+    "READINGS",
+    "TOKEN_UNIT",
+    "Bases",
+    "Phases",
+    "Reading",
+    "bases",
+    "check_phases",
+    "feature_matrix",
+    "feature_names",
+]
 
 Floats = NDArray[np.float64]
 Phases = Literal["hybrid", "tables", "section_4_3"]
 
 LR_UNIT = 0.015  # paper, A.2: learning rates are divided by 1.5e-2,
 TOKEN_UNIT = 1e9  # parameters are counted in billions, steps in billions of tokens
+BATCH_UNIT = 1e6  # ours: batches are counted in millions of tokens
 
+# what is raised to an exponent, in the order of Eq. 7
+POWERS = ("N/I1", "I0 I1", "R0", "R1", "S N", "R1/I0", "R1/I1", "N R1/I0", "N R1/I1", "N", "S", "h")
+# signed: Eq. 7 and Tables 5 and 6 put the minus in different places
+EXPONENTS: Mapping[str, tuple[float, ...]] = {
+    # set by hand: paper, Tables 5 and 6
+    "paper": (0.25, -0.23, 0.25, 0.25, -0.25, 0.2, 0.15, 0.15, 0.15, -0.25, -0.25, 0.2),
+    # chosen together on 1130 of Step-Law's dense runs: at most 430e6 parameters and 25e9 tokens, the eight batch sizes of 70
+    # runs or more, each with coefficients of its own, as `fit_exponents` chooses them on one table
+    "dense": (0.31, -0.44, 0.42, 0.49, -0.13, 0.1, 0.07, 0.25, 0.15, -0.11, -0.19, 0.12),
+}
 FEATURES = (
     "I0^-1", "I1^-1", "(N/I1)^.25", "(I0 I1)^-.23",
     "R1", "R0^.25", "R1^.25", "(S N)^-.25",
     "(R1/I0)^.2", "(R1/I1)^.15", "(N R1/I0)^.15", "(N R1/I1)^.15",
     "N^-.25", "S^-.25", "h^.2", "1",
 )  # fmt: skip
+BATCH_TERMS = ("log B", "(log B)^2", "log B log h", "log B log N", "log B log S")
 
 
 class Reading(NamedTuple):
@@ -52,14 +78,42 @@ READINGS: Mapping[Phases, Reading] = {
 }
 
 
-def feature_matrix(
+class Bases(NamedTuple):
+    """What the features of runs are made of, whatever the exponents are.
+
+    Attributes:
+        linear: 1/I0, 1/I1 and R1, shape (runs, 3).
+        logs: logarithms of `POWERS`, shape (runs, 12).
+        batch: log(batch_tokens/1e6), shape (runs,).
+    """
+
+    linear: Floats
+    logs: Floats
+    batch: Floats
+
+    def features(self, exponents: Floats, *, batch_terms: bool = False) -> Floats:
+        """The features of each run, shape (runs, 16) or (runs, 21), in the order of `feature_names`; the last is 1."""
+        inverse0, inverse1, R1 = self.linear.T
+        n_i1, i0_i1, r0, r1, s_n, *mixed, n, s, h = np.exp(self.logs * exponents).T
+        columns = [inverse0, inverse1, n_i1, i0_i1, R1, r0, r1, s_n, *mixed, n, s, h]
+        if batch_terms:
+            log_n, log_s, log_h = self.logs[:, -3:].T
+            columns += [self.batch, self.batch**2, self.batch * log_h, self.batch * log_n, self.batch * log_s]
+        return np.stack([*columns, np.ones_like(n)], axis=1)
+
+    def subset(self, mask: NDArray[np.bool_]) -> Bases:
+        """The runs where the mask, shape (runs,), is true."""
+        return Bases(self.linear[mask], self.logs[mask], self.batch[mask])
+
+
+def bases(
     schedules: Sequence[Schedule],
     budgets: Sequence[Budget],
     phases: Phases,
     *,
     after: Sequence[tuple[Schedule, Budget]] = (),
-) -> Floats:
-    """The features of each run, shape (runs, 16), in the order of `FEATURES`.
+) -> Bases:
+    """The integrals of each run, and what Eq. 7 raises to powers.
 
     With I0 = ∫₀^{ac1} η, I1 = ∫_{ac2}^S η, R0 = ∫₀^{ae1} η'², R1 = ∫_{ae2}^S η'², h = the highest learning rate in [a2, S],
     N = total parameters/1e9, steps counted in 1e9 tokens, learning rates divided by .015 (Xie et al. 2024, Eq. 7 with the
@@ -69,18 +123,13 @@ def feature_matrix(
     Raises:
         ThalwegError: unknown phases; ∫η over the warmup or the cooldown is zero; the learning rate jumps, so that ∫η'² is
             infinite.
-
-    Example:
-        >>> from thalweg.schedules import linear
-        >>> budget = Budget(params=1e9, tokens=20e9, batch_tokens=1e6)
-        >>> feature_matrix([linear(0.015, 20000, warmup=4000)], [budget], "tables")[0, :2]  # I0 = 4/2, I1 = 16/2
-        array([0.5  , 0.125])
     """
     check_phases(phases)
     reading = READINGS[phases]
     N = np.array([budget.params for budget in budgets]) / TOKEN_UNIT
-    step = np.array([budget.batch_tokens for budget in budgets]) / TOKEN_UNIT
-    S = np.array([schedule.steps for schedule in schedules]) * step
+    batch = np.array([budget.batch_tokens for budget in budgets])
+    step = batch / TOKEN_UNIT
+    S = np.array([schedule.steps for schedule in schedules], dtype=np.float64) * step
     h = np.array([schedule.final_peak_lr for schedule in schedules]) / LR_UNIT
     # column j holds the integral from phase end j to phase end j + 1 (0, a1, a2, a3, S)
     area, rough = _phase_integrals(schedules)
@@ -98,13 +147,49 @@ def feature_matrix(
     Q = rough[:, reading.m :].sum(axis=1) * escape
     _refuse_zero(I0, schedules, "∫η over the warmup (I0)", "Give the schedule a warmup= of at least 1 step")
     _refuse_zero(I1, schedules, "∫η over the cooldown (I1)", "Let the schedule decay, for example wsd(…, decay=0.15)")
-    columns = [
-        1 / I0, 1 / I1, (N / I1) ** 0.25, (I0 * I1) ** -0.23,
-        R1, R0**0.25, R1**0.25, (S * N) ** -0.25,
-        (Q / J0) ** 0.2, (Q / J1) ** 0.15, (N * Q / J0) ** 0.15, (N * Q / J1) ** 0.15,
-        N**-0.25, S**-0.25, h**0.2, np.ones_like(N),
-    ]  # fmt: skip
-    return np.stack(columns, axis=1)
+    powers = [N / I1, I0 * I1, R0, R1, S * N, Q / J0, Q / J1, N * Q / J0, N * Q / J1, N, S, h]
+    # R0, R1 or Q is 0 where nothing changes in its phase: its power is then 0 too, exp(-inf)
+    with np.errstate(divide="ignore"):
+        logs = np.log(np.stack(powers, axis=1))
+    return Bases(np.stack([1 / I0, 1 / I1, R1], axis=1), logs, np.log(batch / BATCH_UNIT))
+
+
+def feature_matrix(
+    schedules: Sequence[Schedule],
+    budgets: Sequence[Budget],
+    phases: Phases,
+    *,
+    after: Sequence[tuple[Schedule, Budget]] = (),
+) -> Floats:
+    """The features of each run under the paper's exponents, shape (runs, 16), in the order of `FEATURES`; see `bases`.
+
+    Raises:
+        ThalwegError: as `bases` does.
+
+    Example:
+        >>> from thalweg.schedules import linear
+        >>> budget = Budget(params=1e9, tokens=20e9, batch_tokens=1e6)
+        >>> feature_matrix([linear(0.015, 20000, warmup=4000)], [budget], "tables")[0, :2]  # I0 = 4/2, I1 = 16/2
+        array([0.5  , 0.125])
+    """
+    return bases(schedules, budgets, phases, after=after).features(np.array(EXPONENTS["paper"]))
+
+
+def feature_names(exponents: Sequence[float], *, batch_terms: bool = False) -> tuple[str, ...]:
+    """The names of the features, in their order.
+
+    Example:
+        >>> feature_names(EXPONENTS["paper"]) == FEATURES
+        True
+        >>> len(feature_names(EXPONENTS["paper"], batch_terms=True))
+        21
+    """
+    base = [name if len(name) <= 2 and " " not in name else f"({name})" for name in POWERS]
+    n_i1, i0_i1, r0, r1, s_n, *rest = (
+        f"{name}^{f'{exponent:.3g}'.replace('0.', '.')}" for name, exponent in zip(base, exponents, strict=True)
+    )
+    terms = BATCH_TERMS if batch_terms else ()
+    return ("I0^-1", "I1^-1", n_i1, i0_i1, "R1", r0, r1, s_n, *rest, *terms, "1")
 
 
 def check_phases(phases: str) -> None:

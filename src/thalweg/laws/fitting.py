@@ -1,26 +1,46 @@
-"""What fits share: which runs are usable, which are left out together, the evidence that remains, and ridge regression."""
+"""What fits share: which runs are usable, which are left out together, the evidence that remains, and two regressions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from thalweg.laws.evidence import Evidence, inputs
-from thalweg.outcomes import ThalwegError
+from thalweg.outcomes import ThalwegError, ThalwegWarning
+from thalweg.units import format_count
 
 if TYPE_CHECKING:
     from thalweg.runs import Runs
 
-__all__ = ["Ridge", "evidence_of", "fit_ridge", "folds", "held_out", "seed_noise", "usable"]
+__all__ = [
+    "Huber",
+    "Ridge",
+    "evidence_of",
+    "fit_huber",
+    "fit_ridge",
+    "folds",
+    "held_out",
+    "huber_weights",
+    "log_sum_exp",
+    "seed_noise",
+    "sizes_of",
+    "usable",
+    "warn_of_batches",
+]
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.intp]
+# (constants, columns of shape (columns, rows)) → log(loss) of shape (rows,); complex constants give a complex answer
+Formula = Callable[[NDArray[Any], Floats], NDArray[Any]]
 
 FEWEST_CELLS = 4  # with fewer, leaving one out no longer leaves enough to tell size from data
 STRENGTHS = 10.0 ** np.arange(-10.0, 1.01, 0.5)
+ROUNDS = 20  # of reweighting; it settles in fewer than ten
+HUBER_DELTA = 1e-3  # Hoffmann et al. 2022, Eq. 3
 
 
 def usable(runs: Runs, *, needed: int, law: str) -> Runs:
@@ -38,6 +58,41 @@ def usable(runs: Runs, *, needed: int, law: str) -> Runs:
             "coefficients. Add runs, or fit a law with fewer coefficients."
         )
     return kept
+
+
+def sizes_of(runs: Runs, law: str, *, params: int, tokens: int, pairs: int) -> tuple[Floats, tuple[float, float]]:
+    """log(params) and log(tokens) around their means, shape (2, runs), and these means.
+
+    Raises:
+        ThalwegError: fewer different params, tokens or pairs of them than asked, or params and tokens move together.
+    """
+    sizes = np.log([[budget.params for budget in runs.budgets], [budget.tokens for budget in runs.budgets]])
+    found = *(len(np.unique(size)) for size in sizes), len(np.unique(runs.cells))
+    if any(have < need for have, need in zip(found, (params, tokens, pairs), strict=True)):
+        raise ThalwegError(
+            f"runs: got {len(runs)} runs of {found[0]} different params, {found[1]} different tokens and {found[2]} pairs of "
+            f"them, expected at least {params}, {tokens} and {pairs}: fewer do not fix the constants of {law}. Add runs of "
+            "other sizes."
+        )
+    means = sizes.mean(axis=1)
+    columns = sizes - means[:, None]
+    if np.linalg.cond(columns.T) > 1e3:
+        raise ThalwegError(
+            "runs: got params and tokens that move together (one is a power of the other in every run), expected runs of "
+            f"several tokens a size: {law} cannot tell them apart. Add runs of other tokens/params, or fit BrokenPowerLaw."
+        )
+    return columns, (float(means[0]), float(means[1]))
+
+
+def warn_of_batches(runs: Runs, law: str, remedy: str) -> None:
+    """Warn where a table varies the batch size and the law does not know it."""
+    batches = np.unique([budget.batch_tokens for budget in runs.budgets])
+    if len(batches) > 1:
+        message = (
+            f"{law}: the table varies batch_tokens from {format_count(batches[0])} to {format_count(batches[-1])}, but "
+            f"batch size is not in the law. {remedy}."
+        )
+        warnings.warn(message, ThalwegWarning, stacklevel=3)
 
 
 def folds(runs: Runs) -> tuple[Integers, str]:
@@ -96,17 +151,23 @@ class Ridge(NamedTuple):
     coefficients: Floats
     strength: float
     condition: float
-    held_out: Floats  # prediction of each row by a fit without its group
+    held_out: Floats  # prediction of each row by a fit without its group, shape (rows,)
+    standard_errors: Floats  # of the coefficients, by the jackknife over groups, shape (features,)
+    weights: Floats  # of the rows, in (0, 1], shape (rows,); all 1 unless robust
 
 
-def fit_ridge(features: Floats, target: Floats, groups: Integers, strength: float | None = None) -> Ridge:
+def fit_ridge(
+    features: Floats, target: Floats, groups: Integers, strength: float | None = None, *, robust: bool = False
+) -> Ridge:
     """Least squares on standardised features with a penalty strength · ‖coefficients‖² beside the mean squared residual.
 
     Args:
         features: shape (rows, features); the last column is the constant 1, which is not penalised.
         target: shape (rows,).
         groups: rows of one number are left out together.
-        strength: 0 is plain least squares; None chooses from 10^-10 … 10 the one with the least held-out squared error.
+        strength: 0 is plain least squares; None chooses from 10^-10 … 10 the one with the least held-out loss.
+        robust: Huber's loss instead of squares: a residual counts linearly beyond 1.345 robust standard deviations (the
+            median absolute one), which at Gaussian noise costs 5 % of the precision (Huber 1964).
 
     Example:
         >>> x = np.arange(6.0)
@@ -115,27 +176,71 @@ def fit_ridge(features: Floats, target: Floats, groups: Integers, strength: floa
         array([2., 1.])
     """
     strengths = STRENGTHS if strength is None else np.array([strength])
-    errors = np.empty((len(strengths), len(target)))
-    for group in np.unique(groups):
-        left_out = groups == group
-        path, _ = _ridge_path(features[~left_out], target[~left_out], strengths)
-        errors[:, left_out] = target[left_out] - path @ features[left_out].T
-    best = int(np.argmin(np.mean(errors**2, axis=1)))
-    path, condition = _ridge_path(features, target, strengths[[best]])
-    return Ridge(path[0], float(strengths[best]), condition, target - errors[best])
+    weights, best = np.ones(len(target)), 0
+    for _ in range(ROUNDS if robust else 1):
+        errors = np.empty((len(strengths), len(target)))
+        for left_out in _each(groups):
+            path, _ = _ridge_path(features[~left_out], target[~left_out], strengths, weights[~left_out])
+            errors[:, left_out] = target[left_out] - path @ features[left_out].T
+        # held out, a run counts as it does in the fit
+        best = int(np.argmin(errors**2 @ weights))
+        path, condition = _ridge_path(features, target, strengths[[best]], weights)
+        before, weights = weights, huber_weights(target - features @ path[0]) if robust else weights
+        if np.max(np.abs(weights - before)) < 1e-3:
+            break
+    # without a group its own runs have no say in what counts as an outlier
+    parts = np.stack(
+        [_ridge(features[~out], target[~out], strengths[[best]], robust, weights[~out]) for out in _each(groups)]
+    )
+    predicted = np.empty(len(target))
+    for part, left_out in zip(parts, _each(groups), strict=True):
+        predicted[left_out] = features[left_out] @ part
+    coefficients = _ridge(features, target, strengths[[best]], robust, weights)
+    spread = (len(parts) - 1) * parts.var(axis=0)
+    return Ridge(coefficients, float(strengths[best]), condition, predicted, np.sqrt(spread), weights)
 
 
-def _ridge_path(features: Floats, target: Floats, strengths: Floats) -> tuple[Floats, float]:
+def huber_weights(residuals: Floats) -> Floats:
+    """How much each residual counts in Huber's loss: 1 up to 1.345 robust standard deviations, less beyond; shape (rows,).
+
+    Example:
+        >>> huber_weights(np.array([-1.0, 1.0, -1.0, 1.0, 19.9405])).round(3)
+        array([1. , 1. , 1. , 1. , 0.1])
+    """
+    size = np.abs(residuals)
+    turn = 1.345 * 1.4826 * np.median(size)
+    return np.where(size > turn, turn / np.maximum(size, np.finfo(float).tiny), 1.0) if turn > 0 else np.ones(len(size))
+
+
+def _each(groups: Integers) -> list[NDArray[np.bool_]]:
+    """For each group, which rows are in it."""
+    return [groups == group for group in np.unique(groups)]
+
+
+def _ridge(features: Floats, target: Floats, strength: Floats, robust: bool, weights: Floats) -> Floats:
+    """Coefficients at one strength, shape (features,); robust ones iterate from the weights until these settle."""
+    path, _ = _ridge_path(features, target, strength, weights)
+    for _ in range(ROUNDS if robust else 0):
+        before, weights = weights, huber_weights(target - features @ path[0])
+        if np.max(np.abs(weights - before)) < 1e-3:
+            break
+        path, _ = _ridge_path(features, target, strength, weights)
+    return np.asarray(path[0])
+
+
+def _ridge_path(features: Floats, target: Floats, strengths: Floats, weights: Floats) -> tuple[Floats, float]:
     """Coefficients of the raw features for each strength, shape (strengths, features), and the condition number."""
     raw = features[:, :-1]
-    mean, scale = raw.mean(axis=0), raw.std(axis=0)
+    mean, scale = np.average(raw, axis=0, weights=weights), raw.std(axis=0)
     varies = scale > 1e-9 * np.abs(mean)  # a feature that is constant in this table tells nothing: its coefficient is 0
     scale = np.where(varies, scale, 1.0)
-    centre = target.mean()
-    u, singular, vt = np.linalg.svd(np.where(varies, (raw - mean) / scale, 0.0), full_matrices=False)
+    centre = np.average(target, weights=weights)
+    root = np.sqrt(weights)
+    standardised = root[:, None] * np.where(varies, (raw - mean) / scale, 0.0)
+    u, singular, vt = np.linalg.svd(standardised, full_matrices=False)
     # directions that rounding cannot tell from zero are left out: plain least squares then has the solution of least norm
     kept = singular > np.finfo(float).eps * max(raw.shape) * singular[0]
-    rotated = np.where(kept, u.T @ (target - centre), 0.0)
+    rotated = np.where(kept, u.T @ (root * (target - centre)), 0.0)
     shrunk = rotated * singular / (singular**2 + len(target) * strengths[:, None] + ~kept)
     slopes = np.where(varies, shrunk @ vt / scale, 0.0)
     intercept = centre - slopes @ mean
@@ -147,3 +252,106 @@ def _condition(singular: Floats, columns: int) -> float:
     if not 0 < columns <= len(singular) or singular[columns - 1] == 0:
         return float("inf")
     return float(singular[0] / singular[columns - 1])
+
+
+class Huber(NamedTuple):
+    """A nonlinear fit: its constants, the Huber loss they reach, and what was learnt on the way."""
+
+    constants: Floats
+    cost: float
+    held_out: Floats  # prediction of each row by a fit without its group, shape (rows,)
+
+
+def fit_huber(
+    formula: Formula,
+    columns: Floats,
+    measured: Floats,
+    groups: Integers,
+    starts: Sequence[Floats],
+    *,
+    delta: float = HUBER_DELTA,
+    followed: int = 4,
+    bounds: tuple[Floats, Floats] | None = None,
+) -> Huber:
+    """The constants that minimise Σ Huber(log(predicted/measured)), from the best of several starts; deterministic.
+
+    Squared up to `delta` and linear beyond, so a few runs that went wrong do not bend the law (Hoffmann et al. 2022, Eq. 3).
+
+    Args:
+        formula: log(loss) of every row from constants and columns. It is differentiated by complex steps, to rounding: write
+            it in analytic functions (`log_sum_exp`, not logaddexp or abs).
+        columns: the inputs, shape (columns, rows); logarithms around their means keep amplitudes and exponents apart.
+        measured: log(loss), shape (rows,).
+        groups: rows of one number are left out together.
+        starts: constants to start from; the `followed` of least cost are followed to their minimum.
+        delta: where squared turns into linear, as a difference of log(loss).
+        followed: how many starts are followed.
+        bounds: lowest and highest constants, shape (constants,) each, where a table would let them run away.
+
+    Example:
+        >>> n = np.linspace(-2.0, 2.0, 9)
+        >>> formula = lambda c, columns: c[0] - c[1] * columns[0]
+        >>> fit = fit_huber(formula, n[None], 1 - 0.3 * n, np.arange(9), [np.zeros(2)])
+        >>> fit.constants.round(9)
+        array([1. , 0.3])
+    """
+
+    def cost(constants: Floats) -> float:
+        size = np.abs(formula(constants, columns) - measured) / delta
+        return float(np.where(size <= 1, size**2 / 2, size - 0.5).sum())
+
+    def descend(kept: NDArray[np.bool_], start: Floats) -> Floats:
+        return _descend(formula, columns[:, kept], measured[kept], start, delta, bounds)
+
+    everything = np.ones(len(measured), dtype=np.bool_)
+    best = min((descend(everything, start) for start in sorted(starts, key=cost)[:followed]), key=cost)
+
+    def predict(left_out: NDArray[np.bool_]) -> Floats:
+        # the minimum of a part of the table lies near that of the whole
+        return np.asarray(formula(descend(~left_out, best), columns[:, left_out]))
+
+    return Huber(best, delta**2 * cost(best), held_out(predict, groups))
+
+
+def _descend(
+    formula: Formula,
+    columns: Floats,
+    measured: Floats,
+    start: Floats,
+    delta: float,
+    bounds: tuple[Floats, Floats] | None,
+) -> Floats:
+    """The minimum of the Huber loss that a start leads to."""
+    from scipy.optimize import least_squares
+
+    def residuals(constants: Floats) -> Floats:
+        return np.asarray(formula(constants, columns) - measured)
+
+    def jacobian(constants: Floats) -> Floats:
+        steps = constants + 1e-30j * np.eye(len(constants))  # no difference is taken, so no step is too small
+        return np.stack([formula(step, columns).imag for step in steps], axis=1) * 1e30
+
+    found = least_squares(
+        residuals,
+        start,
+        jacobian,
+        bounds=bounds or (-np.inf, np.inf),
+        method="trf",
+        loss="huber",
+        f_scale=delta,
+        xtol=1e-9,
+        ftol=1e-10,
+        gtol=1e-12,
+    )
+    return np.asarray(found.x)
+
+
+def log_sum_exp(*parts: NDArray[Any]) -> NDArray[Any]:
+    """log(Σ exp(part)) without overflow, element by element; analytic, so that `fit_huber` can differentiate it.
+
+    Example:
+        >>> print(log_sum_exp(np.array([1000.0]), np.array([1000.0])) - 1000)
+        [0.69314718]
+    """
+    largest = np.max([np.broadcast_to(part.real, np.broadcast_shapes(*map(np.shape, parts))) for part in parts], axis=0)
+    return np.asarray(largest + np.log(sum(np.exp(part - largest) for part in parts)))

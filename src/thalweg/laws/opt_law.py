@@ -1,23 +1,23 @@
-"""The generalized Opt-Law: log(loss) is linear in sixteen features of schedule, model size and data."""
+"""The generalized Opt-Law: log(loss) is linear in sixteen features of schedule, model size and data, or more with batch size."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Self
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from thalweg.laws.divergence import DivergenceCriterion
 from thalweg.laws.evidence import Evidence
-from thalweg.laws.features import FEATURES, Phases, check_phases, feature_matrix
-from thalweg.laws.fitting import evidence_of, fit_ridge, folds, usable
+from thalweg.laws.exponents import fit_exponents, held_out_by_parts
+from thalweg.laws.features import BATCH_TERMS, EXPONENTS, FEATURES, Phases, bases, check_phases, feature_names
+from thalweg.laws.fitting import evidence_of, fit_ridge, folds, usable, warn_of_batches
 from thalweg.laws.law import Law
 from thalweg.outcomes import ThalwegWarning, bad_input
 from thalweg.schedules import Budget, Schedule, check_steps
-from thalweg.units import format_count
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 __all__ = ["OptLaw"]
 
 Floats = NDArray[np.float64]
+Exponents = Literal["paper", "dense", "fitted"]
+
+FEWEST_FOR_EXPONENTS = 80  # runs: twelve exponents more are not to be had from fewer
+COLLINEAR = 1e10  # condition number beyond which only rounding tells features apart
 
 # Xie et al. 2024, Tables 5 and 6 (rounded there to three digits: sd .04 % of the predicted loss)
 PUBLISHED = (
@@ -58,11 +62,18 @@ class OptLaw(Law):
     counted in tokens.
 
     Attributes:
-        coefficients: c, shape (16,), in the order of `thalweg.laws.features.FEATURES`.
+        coefficients: c, shape (16,), in the order of `thalweg.laws.features.FEATURES`; (21,) with batch terms, before the
+            constant.
         phases: which phase bounds each integral: "hybrid", "tables" or "section_4_3"; the same at fit and at predict time.
         evidence: ranges, held-out residuals and noise of the runs it was fitted on.
         ridge: strength of the penalty the fit was made with.
         condition: condition number of the standardised features; NaN where the runs are not known.
+        exponents: signed, shape (12,), in the order of `thalweg.laws.features.POWERS`.
+        chosen: where they come from: "paper", "dense" or "fitted".
+        batch_terms: whether log B, (log B)², log B·log h, log B·log N and log B·log S are among the features (ours, B in
+            1e6 tokens).
+        standard_errors: of the coefficients, by the jackknife over the runs that are left out together, shape of
+            `coefficients`; None where the runs are not known.
 
     Example:
         >>> from thalweg.schedules import linear
@@ -79,6 +90,10 @@ class OptLaw(Law):
     evidence: Evidence
     ridge: float = 0.0
     condition: float = float("nan")
+    exponents: Floats = field(default_factory=lambda: np.array(EXPONENTS["paper"]))
+    chosen: Exponents = "paper"
+    batch_terms: bool = False
+    standard_errors: Floats | None = None
 
     @classmethod
     def published(cls, phases: Phases = "hybrid") -> Self:
@@ -95,35 +110,91 @@ class OptLaw(Law):
         return cls(np.array(PUBLISHED), phases, PUBLISHED_EVIDENCE)
 
     @classmethod
-    def fit(cls, runs: Runs, *, phases: Phases = "hybrid", ridge: float | None = None) -> Self:
-        """Fit the sixteen coefficients; the exponents stay the paper's.
+    def fit(
+        cls,
+        runs: Runs,
+        *,
+        phases: Phases = "hybrid",
+        ridge: float | None = None,
+        exponents: Exponents = "paper",
+        batch_terms: bool = False,
+    ) -> Self:
+        """Fit the coefficients, and the exponents where asked.
 
         Args:
             runs: the table; diverged runs are left out.
             phases: which phase bounds each integral.
-            ridge: penalty on the squared coefficients of standardised features, relative to the mean squared residual; 0 is
-                plain least squares (the paper). None takes the one with the least held-out error.
+            ridge: penalty on the squared coefficients of standardised features, relative to the mean squared residual, of a
+                fit that is robust against outliers (Huber 1964): a run that spiked late does not bend the law. None takes
+                the one with the least held-out error; 0 is plain least squares, outliers and all (the paper).
+            exponents: "paper" keeps those of Tables 5 and 6; "dense" takes those that were chosen on 1130 of Step-Law's
+                dense runs; "fitted" chooses them by grouped cross-validation on this table.
+            batch_terms: add the five terms of batch size, for a table that varies it.
 
         Raises:
-            ThalwegError: fewer finished runs than coefficients, or a schedule without warmup or cooldown, or with a jump.
+            ThalwegError: fewer finished runs than coefficients, or than 80 for fitted exponents; a schedule without warmup
+                or cooldown, or with a jump; batch terms for a table of one batch size.
+
+        Example:
+            >>> import itertools
+            >>> import pandas as pd
+            >>> from thalweg.runs import Runs
+            >>> from thalweg.schedules import cosine
+            >>> grid = itertools.product((1e8, 2e8, 4e8, 8e8), (1000, 2000, 4000, 8000), (1e-3, 2e-3, 4e-3, 8e-3))
+            >>> rows = [(N, 1e6 * S, 1e6, 5e2 * N**-0.3, str(cosine(lr, S, warmup=100))) for N, S, lr in grid]
+            >>> columns = ["params", "tokens", "batch_tokens", "loss", "schedule"]
+            >>> law = OptLaw.fit(Runs.from_frame(pd.DataFrame(rows, columns=columns)))
+            >>> budget = Budget(params=3e8, tokens=3e9, batch_tokens=1e6)
+            >>> print(f"{law.predict(cosine(2e-3, 3000, warmup=100), budget).loss:.2f} {5e2 * 3e8**-0.3:.2f}")
+            1.43 1.43
         """
         check_phases(phases)
         if ridge is not None and not ridge >= 0:
             raise bad_input("ridge", ridge, "a number of at least 0, or None to choose it")
-        kept = usable(runs, needed=len(FEATURES), law="OptLaw")
-        batches = np.unique([budget.batch_tokens for budget in kept.budgets])
-        if len(batches) > 1:
-            message = (
-                f"OptLaw: the table varies batch_tokens from {format_count(batches[0])} to {format_count(batches[-1])}, but "
-                "batch size is not in the law; fit each batch size by itself (runs.subset)."
+        if exponents not in get_args(Exponents):
+            raise bad_input("exponents", exponents, "one of " + ", ".join(get_args(Exponents)))
+        kept = usable(runs, needed=len(FEATURES) + batch_terms * len(BATCH_TERMS), law="OptLaw")
+        _check_batches(kept, batch_terms)
+        if exponents == "fitted" and len(kept) < FEWEST_FOR_EXPONENTS:
+            raise bad_input(
+                "exponents",
+                f"'fitted' for {len(kept)} finished runs",
+                f"at least {FEWEST_FOR_EXPONENTS} of them",
+                'Write exponents="paper" or exponents="dense"',
             )
-            warnings.warn(message, ThalwegWarning, stacklevel=2)
-        features = feature_matrix(kept.schedules, kept.budgets, phases)
-        groups, held_out = folds(kept)
+        made_of = bases(kept.schedules, kept.budgets, phases)
         measured = np.log(kept.loss)
-        found = fit_ridge(features, measured, groups, ridge)
-        evidence = evidence_of(kept, cls.inputs, measured - found.held_out, held_out)
-        return cls(found.coefficients, phases, evidence, found.strength, found.condition)
+        groups, words = folds(kept)
+        robust = ridge != 0
+        if exponents == "fitted":
+            starts = [np.array(start) for start in EXPONENTS.values()]
+            powers = fit_exponents(made_of, measured, groups, starts, batch_terms=batch_terms)
+        else:
+            powers = np.array(EXPONENTS[exponents])
+        found = fit_ridge(made_of.features(powers, batch_terms=batch_terms), measured, groups, ridge, robust=robust)
+        held_out = found.held_out
+        if exponents == "fitted":
+            held_out, words = held_out_by_parts(made_of, measured, groups, starts, batch_terms, ridge)
+        evidence = evidence_of(kept, cls.inputs, measured - held_out, words)
+        _warn_of_collinear(found.condition, evidence)
+        return cls(
+            coefficients=found.coefficients,
+            phases=phases,
+            evidence=evidence,
+            ridge=found.strength,
+            condition=found.condition,
+            exponents=powers,
+            chosen=exponents,
+            batch_terms=batch_terms,
+            standard_errors=found.standard_errors,
+        )
+
+    def refit(self, runs: Runs) -> Self:
+        """The same phases, source of exponents and batch terms on other runs; the ridge is chosen anew unless it was 0."""
+        ridge = 0.0 if self.ridge == 0 else None
+        return type(self).fit(
+            runs, phases=self.phases, ridge=ridge, exponents=self.chosen, batch_terms=self.batch_terms
+        )
 
     @property
     def criterion(self) -> DivergenceCriterion | None:
@@ -131,13 +202,13 @@ class OptLaw(Law):
         return DivergenceCriterion.published() if self.evidence.setup == PUBLISHED_EVIDENCE.setup else None
 
     def features(self, schedule: Schedule, budget: Budget) -> Floats:
-        """The features of one run, shape (16,), in the order of `thalweg.laws.features.FEATURES`.
+        """The features of one run, shape (16,), or (21,) with batch terms, in the order of `to_frame`.
 
         Raises:
             ThalwegError: the schedule has no warmup or no cooldown, or jumps.
         """
         check_steps(schedule, budget)
-        features: Floats = feature_matrix([schedule], [budget], self.phases)[0]
+        features: Floats = self._features([schedule], [budget])[0]
         return features
 
     def log_losses(
@@ -148,13 +219,24 @@ class OptLaw(Law):
         after: Sequence[tuple[Schedule, Budget]] = (),
     ) -> Floats:
         """c · F, shape (runs,); with earlier training the form of §6.3, whose levels mean nothing but whose order does."""
-        return feature_matrix(schedules, budgets, self.phases, after=after) @ self.coefficients
+        return self._features(schedules, budgets, after) @ self.coefficients
+
+    def _features(
+        self,
+        schedules: Sequence[Schedule],
+        budgets: Sequence[Budget],
+        after: Sequence[tuple[Schedule, Budget]] = (),
+    ) -> Floats:
+        made_of = bases(schedules, budgets, self.phases, after=after)
+        return made_of.features(self.exponents, batch_terms=self.batch_terms)
 
     def to_frame(self) -> pd.DataFrame:
-        """The coefficients by feature."""
+        """The coefficients by feature, with their standard errors (NaN where the runs are not known)."""
         import pandas as pd
 
-        return pd.DataFrame({"feature": FEATURES, "coefficient": self.coefficients})
+        names = feature_names(self.exponents.tolist(), batch_terms=self.batch_terms)
+        errors = np.full(len(names), np.nan) if self.standard_errors is None else self.standard_errors
+        return pd.DataFrame({"feature": names, "coefficient": self.coefficients, "standard_error": errors})
 
     def summary(self) -> str:
         """Where the coefficients come from and how far they missed runs they had not seen."""
@@ -163,4 +245,28 @@ class OptLaw(Law):
             if self.evidence.setup
             else f"ridge {self.ridge:.1g}, condition number {self.condition:.1e}"
         )
-        return f"OptLaw, phases {self.phases!r}, {fit}\n{self.evidence.summary()}"
+        terms = ", with batch terms" if self.batch_terms else ""
+        return f"OptLaw, phases {self.phases!r}, exponents {self.chosen!r}{terms}, {fit}\n{self.evidence.summary()}"
+
+
+def _check_batches(runs: Runs, batch_terms: bool) -> None:
+    """Refuse batch terms where the batch size does not vary; warn of a table that varies it without them."""
+    if not batch_terms:
+        warn_of_batches(runs, "OptLaw", "Write batch_terms=True, or fit each batch size by itself (runs.subset)")
+    elif len(np.unique([budget.batch_tokens for budget in runs.budgets])) == 1:
+        raise bad_input(
+            "batch_terms", True, "a table that varies batch_tokens; this one does not", "Write batch_terms=False"
+        )
+
+
+def _warn_of_collinear(condition: float, evidence: Evidence) -> None:
+    """Warn where the runs do not tell the features apart, naming the inputs that do not vary."""
+    if condition < COLLINEAR:
+        return
+    alone = [name for name in ("params", "tokens", "peak_lr", "warmup") if len(set(evidence.ranges[name])) == 1]
+    why = f" ({' and '.join(alone)} did not vary)" if alone else ""
+    message = (
+        f"OptLaw: the runs do not determine all coefficients{why}: collinear features share their weight, and predictions "
+        "hold within the table's ranges only. Add runs that vary what did not."
+    )
+    warnings.warn(message, ThalwegWarning, stacklevel=3)

@@ -17,7 +17,16 @@ from thalweg.schedules import Budget, Schedule, check_steps, parse
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["check_columns", "check_numbers", "check_schedules", "schedules_of", "warn_of_mixed_kinds"]
+__all__ = [
+    "as_numbers",
+    "check_columns",
+    "check_numbers",
+    "check_schedules",
+    "likely",
+    "refuse",
+    "schedules_of",
+    "warn_of_mixed_kinds",
+]
 
 COUNTS = ("params", "tokens", "batch_tokens")
 SHAPE_COLUMNS = ("peak_lr", "warmup", "final_lr", "shape")
@@ -37,7 +46,7 @@ def check_columns(frame: pd.DataFrame) -> None:
             "columns",
             columns,
             f"also {' '.join(missing)}" + (f" ({instead})" if instead else ""),
-            f"Pass rename={{{_likely(missing[0], columns)!r}: {missing[0]!r}}}, or assume={{{missing[0]!r}: value}}",
+            f"Pass rename={{{likely(missing[0], columns)!r}: {missing[0]!r}}}, or assume={{{missing[0]!r}: value}}",
         )
     if len(frame) == 0:
         raise ThalwegError(
@@ -48,29 +57,29 @@ def check_columns(frame: pd.DataFrame) -> None:
 def check_numbers(frame: pd.DataFrame) -> pd.DataFrame:
     """Counts, learning rates and losses are numbers in range; returns the frame with them as floats, `diverged` as booleans."""
     numeric = [name for name in (*COUNTS, "loss", "peak_lr", "warmup", "steps", "final_lr") if name in frame.columns]
-    numbers = {name: _as_numbers(frame[name]) for name in numeric}
+    numbers = {name: as_numbers(frame[name]) for name in numeric}
     diverged = _as_booleans(frame["diverged"]) if "diverged" in frame.columns else np.zeros(len(frame), dtype=np.bool_)
     for name in COUNTS:
-        _refuse(name, numbers[name], ~(numbers[name] > 0), "positive raw counts", "Complete or drop these rows")
+        refuse(name, numbers[name], ~(numbers[name] > 0), "positive raw counts", "Complete or drop these rows")
     for name, smallest, reason in (
         ("params", SMALLEST_MODEL, f"raw counts (at least {SMALLEST_MODEL:g})"),
         ("tokens", numbers["batch_tokens"], "raw counts (at least batch_tokens, one step)"),
     ):
         instead = f"If the column is in billions, write df[{name!r}] = 1e9 * df[{name!r}]"
-        _refuse(name, numbers[name], numbers[name] < smallest, reason, instead)
+        refuse(name, numbers[name], numbers[name] < smallest, reason, instead)
     loss = numbers["loss"]
     instead = "Drop these rows, or mark runs that diverged in a column diverged"
-    _refuse("loss", loss, ~diverged & ~(np.isfinite(loss) & (loss > 0)), "positive losses [nats]", instead)
+    refuse("loss", loss, ~diverged & ~(np.isfinite(loss) & (loss > 0)), "positive losses [nats]", instead)
     if "schedule" not in frame.columns:
-        _refuse(
+        refuse(
             "peak_lr",
             numbers["peak_lr"],
             ~(numbers["peak_lr"] > 0),
             "positive learning rates",
             "Write raw ones such as 3e-4",
         )
-        _refuse("final_lr", numbers["final_lr"], ~(numbers["final_lr"] >= 0), "learning rates of at least 0")
-        _refuse("warmup", numbers["warmup"], ~(numbers["warmup"] >= 0), "steps of at least 0")
+        refuse("final_lr", numbers["final_lr"], ~(numbers["final_lr"] >= 0), "learning rates of at least 0")
+        refuse("warmup", numbers["warmup"], ~(numbers["warmup"] >= 0), "steps of at least 0")
     return frame.assign(**numbers, diverged=diverged)
 
 
@@ -132,7 +141,12 @@ def _texts_of_shapes(frame: pd.DataFrame) -> list[str]:
     return texts
 
 
-def _as_numbers(column: pd.Series) -> NDArray[np.float64]:
+def as_numbers(column: pd.Series) -> NDArray[np.float64]:
+    """A column as floats.
+
+    Raises:
+        ThalwegError: something in it is no number.
+    """
     try:
         return column.to_numpy(dtype=np.float64)
     except (ValueError, TypeError):
@@ -156,7 +170,12 @@ def _as_booleans(column: pd.Series) -> NDArray[np.bool_]:
     return known[0].to_numpy(dtype=np.bool_)
 
 
-def _refuse(name: str, values: NDArray[np.float64], wrong: NDArray[np.bool_], expected: str, instead: str = "") -> None:
+def refuse(name: str, values: NDArray[np.float64], wrong: NDArray[np.bool_], expected: str, instead: str = "") -> None:
+    """Raise where rows are wrong, naming the first few.
+
+    Raises:
+        ThalwegError: any row is wrong.
+    """
     rows = np.flatnonzero(wrong)
     if rows.size:
         shown = ", ".join(f"{values[row]:g}" for row in rows[:3]) + (", …" if rows.size > 3 else "")
@@ -167,6 +186,7 @@ def _refuse(name: str, values: NDArray[np.float64], wrong: NDArray[np.bool_], ex
         raise ThalwegError(message + (f" {instead}." if instead else ""))
 
 
-def _likely(missing: str, columns: Sequence[str]) -> str:
+def likely(missing: str, columns: Sequence[str]) -> str:
+    """The column that was probably meant by a name that is missing."""
     close = difflib.get_close_matches(missing, columns, n=1, cutoff=0.5)
     return close[0] if close else "your column"

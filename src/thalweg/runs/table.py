@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from thalweg.outcomes import ThalwegError, bad_input
+from thalweg.outcomes import bad_input
 from thalweg.runs.checks import check_columns, check_numbers, check_schedules, schedules_of, warn_of_mixed_kinds
+from thalweg.runs.frames import Assumed, prepare
 from thalweg.schedules import Budget, Schedule
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Runs", "read"]
-
-Assumed = Mapping[str, object | Callable[["pd.DataFrame"], object]]
+__all__ = ["Runs"]
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -55,7 +52,12 @@ class Runs:
 
     @classmethod
     def from_frame(
-        cls, df: pd.DataFrame, *, rename: Mapping[str, str] | None = None, assume: Assumed | None = None
+        cls,
+        df: pd.DataFrame,
+        *,
+        rename: Mapping[str, str] | None = None,
+        assume: Assumed | None = None,
+        where: str | None = None,
     ) -> Runs:
         """Check a table and read its schedules.
 
@@ -66,14 +68,13 @@ class Runs:
             rename: your column → the name here.
             assume: column → what fills it where the table has no such column: a value, or a function of the frame, as in
                 `DataFrame.assign`.
+            where: rows to keep, as an expression of the columns, those of `assume` included (`DataFrame.query`).
 
         Raises:
             ThalwegError: a column is missing; the table is empty or in billions; a loss of a run that did not diverge is
                 missing or not positive; a schedule is impossible, or disagrees with tokens/batch_tokens by over .5 %.
         """
-        renamed = _rename(df, rename or {})
-        absent = {name: value for name, value in (assume or {}).items() if name not in renamed.columns}
-        frame = renamed.assign(**absent).reset_index(drop=True)  # type: ignore[arg-type]
+        frame = prepare(df, rename, assume, where)
         check_columns(frame)
         frame = check_numbers(frame)
         schedules = schedules_of(frame)
@@ -130,50 +131,3 @@ class Runs:
 
     def _groups(self, *columns: str) -> NDArray[np.intp]:
         return np.asarray(self.frame.groupby(list(columns), sort=True).ngroup(), dtype=np.intp)
-
-
-def read(
-    path: str | os.PathLike[str], *, rename: Mapping[str, str] | None = None, assume: Assumed | None = None
-) -> Runs:
-    """Read a table of runs from a CSV or Parquet file (Parquet needs pyarrow); see `Runs.from_frame` for its columns.
-
-    Raises:
-        ThalwegError: no such file, not a CSV or Parquet table, or one of the faults that `Runs.from_frame` names.
-
-    Example:
-        >>> text = "N,tokens,batch_tokens,loss,peak_lr,warmup\\n1e8,2e9,1e6,3.1,0.003,100\\n"
-        >>> written = Path("runs.csv").write_text(text)
-        >>> runs = read("runs.csv", rename={"N": "params"}, assume={"shape": "cosine", "final_lr": 0.0})
-        >>> str(runs.schedules[0])
-        'cosine(0.003, 2000, warmup=100)'
-    """
-    return Runs.from_frame(_read_frame(Path(path)), rename=rename, assume=assume)
-
-
-def _read_frame(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    if not path.is_file():
-        raise bad_input("path", str(path), "a CSV or Parquet file", "Check the name and the working directory")
-    if path.suffix == ".parquet":
-        try:
-            return pd.read_parquet(path)
-        except ImportError:
-            raise ThalwegError(
-                f"{path}: reading Parquet needs pyarrow. Write pip install pyarrow, or save a CSV."
-            ) from None
-    try:
-        return pd.read_csv(path)
-    except pd.errors.EmptyDataError:
-        raise ThalwegError(f"{path}: the file is empty; expected a CSV with a header and a row for each run.") from None
-    except (pd.errors.ParserError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ThalwegError(f"{path}: not a CSV table ({reason}); expected a header and a row for each run.") from None
-
-
-def _rename(df: pd.DataFrame, rename: Mapping[str, str]) -> pd.DataFrame:
-    columns = [str(column) for column in df.columns]
-    for old in rename:
-        if old not in columns:
-            raise bad_input("rename", old, "a column of the table: " + ", ".join(columns))
-    return df.rename(columns=lambda column: rename.get(column, column))

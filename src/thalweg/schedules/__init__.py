@@ -15,6 +15,7 @@ from thalweg.results import register_text
 from thalweg.schedules.budget import Budget, check_steps
 from thalweg.schedules.factories import constant, cosine, cyclic, four_phase, linear, rewarmed, wsd
 from thalweg.schedules.schedule import Phases, Schedule
+from thalweg.schedules.space import Space
 from thalweg.schedules.tabulated import from_segments, from_values
 from thalweg.schedules.text import parse
 
@@ -22,6 +23,7 @@ __all__ = [
     "Budget",
     "Phases",
     "Schedule",
+    "Space",
     "check_steps",
     "constant",
     "cosine",

@@ -1,0 +1,199 @@
+"""`thalweg laws fit | compare | predict | export`: laws of the final loss on your own table of runs."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from json import loads
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import App, Parameter
+
+from thalweg import laws
+from thalweg.cli.arguments import Assume, Count, Json, Where, print_json, read_runs, read_table, tell
+from thalweg.laws.fitter import fitter
+from thalweg.outcomes import bad_input
+from thalweg.runs import Runs
+from thalweg.schedules import Budget, parse
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+app = App(name="laws", help_format="plaintext")
+
+COMPARED = ("select", "GaussianProcessLaw", "BowlLaw", "OptLaw", "Chinchilla")
+
+
+@app.command
+def fit(
+    runs: Path,
+    *,
+    law: str = "select",
+    assume: Assume = [],  # noqa: B006
+    where: Where = None,
+    save: Path | None = None,
+    json: Json = False,
+) -> int:
+    """Fit a law on a table of finished runs, or of whole curves, and say how far it misses what it has not seen.
+
+    Args:
+        runs: table of runs, or of curves (it has a column step), CSV or Parquet.
+        law: its name, with options of the fit in parentheses; `select` takes the one that predicts left-out cells best. On
+            curves: MultiPowerLaw or AnnealingLaw.
+        assume: column=value for a column the table lacks; a value may be an expression of its columns, for example
+            --assume final_lr=0 or --assume 'batch_tokens=2048*sequences'. Repeat the flag.
+        where: rows of the table to use, a condition on its columns, for example 'tokens/batch_tokens > 2200'.
+        save: file to save the law to (.json); `thalweg plan --law FILE` uses it.
+        json: print the constants and the evidence as JSON on stdout.
+    """
+    fit_law, table = fitter(law), read_table(runs, assume, where)
+    of_curves = law.partition("(")[0].strip() in laws.CURVE_LAWS
+    if of_curves and isinstance(table, Runs):
+        raise bad_input("runs", str(runs), f"whole curves (run params step lr loss) for {law}")
+    if not of_curves and not isinstance(table, Runs):
+        known = " or ".join(laws.CURVE_LAWS)
+        raise bad_input("--law", law, f"{known}, because {runs} holds whole curves")
+    fitted = fit_law(table)
+    if save is not None:
+        tell(f"wrote {fitted.save(save)}")
+    if json:
+        print_json({"law": type(fitted).__name__, "constants": loads(_json(fitted.to_frame())), **_evidence(fitted)})
+    else:
+        print(fitted.summary())
+    return 0
+
+
+@app.command
+def compare(
+    runs: Path,
+    *,
+    law: Annotated[list[str], Parameter(negative=())] = [],  # noqa: B006
+    split: Annotated[list[str], Parameter(negative=())] = [],  # noqa: B006
+    assume: Assume = [],  # noqa: B006
+    where: Where = None,
+    workers: int = 1,
+    plot: Path | None = None,
+    save: Path | None = None,
+    json: Json = False,
+) -> int:
+    """Fit laws on parts of a table and judge what they predict for the rest: a leaderboard a split.
+
+    Args:
+        runs: table of runs (CSV or Parquet).
+        law: a law, with options of its fit in parentheses, for example "OptLaw(batch_terms=True)". Repeat the flag.
+        split: leave_one_cell_out, extrapolate_params, extrapolate_tokens, extrapolate_compute (these four by default),
+            fixed_batch, few_runs, or random (with a warning: it flatters). Repeat the flag.
+        assume: column=value for a column the table lacks, as in `thalweg laws fit`. Repeat the flag.
+        where: rows of the table to use, a condition on its columns.
+        workers: processes at once.
+        plot: file to draw the errors to (png, svg, pdf).
+        save: file to save the comparison to (.json).
+        json: print the scores as JSON on stdout.
+    """
+    from thalweg.laws.splits import DEFAULT_SPLITS
+
+    table = read_runs(runs, assume, where)
+    found = laws.compare(
+        law or COMPARED, table, splits=split or DEFAULT_SPLITS, workers=workers, progress=sys.stderr.isatty()
+    )
+    if plot is not None:
+        found.plot(plot)
+        tell(f"wrote {plot}")
+    if save is not None:
+        tell(f"wrote {found.save(save)}")
+    if json:
+        print_json({"runs": found.runs, "cells": found.cells, "scores": [asdict(score) for score in found.scores]})
+    else:
+        print(found.summary())
+    return 0
+
+
+@app.command
+def predict(law: Path, *schedules: str, params: Count, tokens: Count, batch_tokens: Count, json: Json = False) -> int:
+    """The final loss of runs that have not been trained.
+
+    Args:
+        law: a law that `thalweg laws fit --save` wrote.
+        schedules: for example "cosine(3e-3, 10000, warmup=500)".
+        params: total parameters of the model, for example 4.05e9 or 4.05B.
+        tokens: training tokens.
+        batch_tokens: tokens in one optimizer step.
+        json: print the predictions as JSON on stdout.
+    """
+    if not schedules:
+        raise bad_input(
+            "schedules", "none", "at least one schedule", 'Write for example "cosine(3e-3, 10000, warmup=500)"'
+        )
+    fitted, budget = laws.load(law), Budget(params=params, tokens=tokens, batch_tokens=batch_tokens)
+    predictions = {text: fitted.predict(parse(text), budget) for text in schedules}
+    if json:
+        print_json({"predictions": [{"schedule": text, **asdict(found)} for text, found in predictions.items()]})
+    else:
+        print(
+            "\n".join(
+                f"{text}\n  {found.summary().replace(chr(10), chr(10) + '  ')}" for text, found in predictions.items()
+            )
+        )
+    return 0
+
+
+@app.command
+def export(law: Path, *, form: Literal["csv", "json", "latex", "markdown"] = "csv", out: Path | None = None) -> int:
+    """The constants of a law as a table, for a paper or another program.
+
+    Args:
+        law: a law that `thalweg laws fit --save` wrote.
+        form: csv, json, latex (booktabs) or markdown.
+        out: file to write to; stdout by default.
+    """
+    frame = laws.load(law).to_frame()
+    if form == "csv":
+        text = frame.to_csv(index=False)
+    elif form == "json":
+        text = _json(frame) + "\n"
+    elif form == "latex":
+        text = _latex([str(column) for column in frame.columns], frame.astype(object).to_numpy().tolist())
+    else:
+        text = _markdown([str(column) for column in frame.columns], frame.astype(object).to_numpy().tolist())
+    if out is None:
+        print(text, end="")
+    else:
+        out.write_text(text)
+        tell(f"wrote {out}")
+    return 0
+
+
+def _json(frame: pd.DataFrame) -> str:
+    text: str = frame.to_json(orient="records", double_precision=15, indent=1)
+    return text
+
+
+def _cells(row: list[object]) -> list[str]:
+    return [f"{value:.6g}" if isinstance(value, float) else str(value) for value in row]
+
+
+def _markdown(columns: list[str], rows: list[list[object]]) -> str:
+    lines = [columns, ["---"] * len(columns), *map(_cells, rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _latex(columns: list[str], rows: list[list[object]]) -> str:
+    def line(cells: list[str]) -> str:
+        return " & ".join(cell.replace("_", r"\_").replace("^", r"\^{}") for cell in cells) + r" \\" + "\n"
+
+    body = "".join(line(_cells(row)) for row in rows)
+    head = f"\\begin{{tabular}}{{{'l' * len(columns)}}}\n\\toprule\n{line(columns)}\\midrule\n"
+    return f"{head}{body}\\bottomrule\n\\end{{tabular}}\n"
+
+
+def _evidence(law: laws.Law) -> dict[str, object]:
+    evidence = law.evidence
+    return {
+        "runs": evidence.runs,
+        "cells": evidence.cells,
+        "held_out": evidence.held_out,
+        "error": evidence.error,
+        "seed_noise": evidence.seed_noise,
+        "ranges": {name: list(ends) for name, ends in evidence.ranges.items()},
+    }
