@@ -21,7 +21,7 @@ from common import write
 from numpy.typing import NDArray
 
 from thalweg.laws import DivergenceCriterion, DivergenceEvidence, LogisticDivergence
-from thalweg.laws.criterion import bootstrap_f1, evidence_of_divergence, f1
+from thalweg.laws.divergence.criterion import bootstrap_f1, evidence_of_divergence, f1
 from thalweg.runs import Runs
 
 DATA = Path(os.environ.get("THALWEG_DATA", Path(__file__).parents[2] / "shared" / "data"))

@@ -30,10 +30,10 @@ import numpy as np
 from common import RESULTS, write
 
 import thalweg as tw
-from thalweg.laws import splits
-from thalweg.laws.comparing import compare
-from thalweg.laws.fitter import fitter
-from thalweg.laws.splits import Fold
+from thalweg.laws.comparisons import splits
+from thalweg.laws.comparisons.comparing import compare
+from thalweg.laws.comparisons.fitter import fitter
+from thalweg.laws.comparisons.splits import Fold
 from thalweg.runs import Runs
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

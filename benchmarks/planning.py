@@ -28,7 +28,7 @@ from common import write
 from thalweg import runs as tables
 from thalweg.experiments.small_runs import TABLE
 from thalweg.laws import DivergenceCriterion, Law, OptLaw, next_runs, plan
-from thalweg.laws.judging import Judge
+from thalweg.laws.plans.judging import Judge
 from thalweg.outcomes import ThalwegWarning
 from thalweg.runs import Runs
 from thalweg.schedules import Budget, Schedule, Space, cosine, linear, parse, wsd

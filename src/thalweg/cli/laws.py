@@ -12,7 +12,7 @@ from cyclopts import App, Parameter
 
 from thalweg import laws
 from thalweg.cli.arguments import Assume, Count, Json, Where, print_json, read_runs, read_table, tell
-from thalweg.laws.fitter import fitter
+from thalweg.laws.comparisons.fitter import fitter
 from thalweg.outcomes import bad_input
 from thalweg.runs import Runs
 from thalweg.schedules import Budget, parse
@@ -91,7 +91,7 @@ def compare(
         save: file to save the comparison to (.json).
         json: print the scores as JSON on stdout.
     """
-    from thalweg.laws.splits import DEFAULT_SPLITS
+    from thalweg.laws.comparisons.splits import DEFAULT_SPLITS
 
     table = read_runs(runs, assume, where)
     found = laws.compare(

@@ -15,7 +15,7 @@ from cyclopts import Parameter
 
 from thalweg import laws
 from thalweg.cli.arguments import Assume, Count, Json, Where, print_json, read_runs, tell
-from thalweg.laws.fitter import fitter
+from thalweg.laws.comparisons.fitter import fitter
 from thalweg.outcomes import bad_input
 from thalweg.results import Result
 from thalweg.schedules import Budget, Schedule, Space, parse

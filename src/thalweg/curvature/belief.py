@@ -23,7 +23,8 @@ __all__ = ["Belief", "Crossing", "Expectation", "Sighting", "depth"]
 
 Array = NDArray[np.float64]
 
-_MISFIT = 0.1  # of the template, relative to h, one e-fold from the crossing [1]
+_MISFIT = 0.05  # of the template, relative to h, one e-fold from the crossing [1]
+_BENDS = (0.1, 0.5)  # and for each unit of the spread of a, below and above it: losses that vary saturate above
 _FAR = 2.0  # and no worse than there
 _SHARPEST = 0.003  # no value of h is taken more seriously, relative [1]
 _DEGREES = 4.0  # of Student's t, the prior of x: predictions have tails
@@ -140,10 +141,11 @@ class Belief:
         precision = np.broadcast_to(1 / (e.y_spread**2 * (1 + _UNLIKE * unlike)), mean.shape)
         log = -0.5 * _EXPONENTS[:, None] ** 2 - 0.5 * (_DEGREES + 1) * np.log1p(unlike / _DEGREES)
         faintest = e.y + math.log(_NEAREST) - 2 * e.y_spread
+        below, above = (_MISFIT + bends * e.a_spread for bends in _BENDS)
         for sighting in seen:
             distance = sighting.at - x
             y = max(math.log(abs(sighting.h)), faintest) - np.log(np.maximum(np.abs(_template(distance, a)), _NEAREST))
-            misfit = _MISFIT * np.minimum(np.abs(distance), _FAR)
+            misfit = np.where(distance < 0, below, above) * np.minimum(np.abs(distance), _FAR)
             told = 1 / (misfit**2 + _SHARPEST**2 + sighting.rounding**2)
             log = log + 0.5 * np.log(precision / (precision + told))
             log = log + 0.5 * np.log(told) - 0.5 * (y - mean) ** 2 * precision * told / (precision + told)

@@ -23,7 +23,7 @@ from thalweg.curvature.belief import Expectation, depth
 
 __all__ = ["SearchMemory"]
 
-# Chosen on seeds 0 to 2 of benchmarks/line_search.py, frozen before its seeds 100 to 102 were run. None is delicate.
+# Chosen on seeds 0 to 3 of benchmarks/line_search.py, frozen before its test seeds were run. None is delicate.
 _FORGET = 0.97  # what a past change counts for in the regression after one more measurement
 _RIDGE = 6.0  # 1 over the prior variance of its weights
 _PRIOR = (0.0, 0.3, 0.0, 0.0)  # their means: go .3 of the way back to the mean

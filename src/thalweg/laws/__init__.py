@@ -38,31 +38,31 @@ CURVE_LAWS: Mapping[str, str] = {
 }
 _OTHERS: Mapping[str, str] = {
     "Candidate": "thalweg.laws.selection",
-    "Comparison": "thalweg.laws.comparison",
-    "Criterion": "thalweg.laws.criterion",
+    "Comparison": "thalweg.laws.comparisons.comparison",
+    "Criterion": "thalweg.laws.divergence.criterion",
     "CurveLaw": "thalweg.laws.curve_law",
-    "DivergenceCriterion": "thalweg.laws.divergence",
-    "DivergenceEvidence": "thalweg.laws.criterion",
+    "DivergenceCriterion": "thalweg.laws.divergence.divergence_criterion",
+    "DivergenceEvidence": "thalweg.laws.divergence.criterion",
     "Evidence": "thalweg.laws.evidence",
-    "Family": "thalweg.laws.families",
+    "Family": "thalweg.laws.plans.families",
     "FittedCurve": "thalweg.laws.curve_law",
     "Law": "thalweg.laws.law",
-    "LogisticDivergence": "thalweg.laws.logistic_divergence",
-    "NextRuns": "thalweg.laws.designing",
-    "Plan": "thalweg.laws.plan_result",
+    "LogisticDivergence": "thalweg.laws.divergence.logistic_divergence",
+    "NextRuns": "thalweg.laws.plans.designing",
+    "Plan": "thalweg.laws.plans.plan_result",
     "Prediction": "thalweg.laws.law",
     "Ranking": "thalweg.laws.law",
-    "Score": "thalweg.laws.comparison",
-    "Search": "thalweg.laws.searching",
+    "Score": "thalweg.laws.comparisons.comparison",
+    "Search": "thalweg.laws.plans.searching",
     "Selection": "thalweg.laws.selection",
-    "Sensitivity": "thalweg.laws.sensitivity",
-    "compare": "thalweg.laws.comparing",
-    "default_candidates": "thalweg.laws.proposing",
-    "default_spaces": "thalweg.laws.proposing",
-    "fit_divergence": "thalweg.laws.logistic_divergence",
-    "next_runs": "thalweg.laws.designing",
-    "optimise_schedule": "thalweg.laws.free_form",
-    "plan": "thalweg.laws.planning",
+    "Sensitivity": "thalweg.laws.plans.sensitivity",
+    "compare": "thalweg.laws.comparisons.comparing",
+    "default_candidates": "thalweg.laws.plans.proposing",
+    "default_spaces": "thalweg.laws.plans.proposing",
+    "fit_divergence": "thalweg.laws.divergence.logistic_divergence",
+    "next_runs": "thalweg.laws.plans.designing",
+    "optimise_schedule": "thalweg.laws.plans.free_form",
+    "plan": "thalweg.laws.plans.planning",
     "select": "thalweg.laws.selection",
 }
 
@@ -73,38 +73,38 @@ if TYPE_CHECKING:
     from thalweg.laws.bowl import BowlLaw as BowlLaw
     from thalweg.laws.broken_power import BrokenPowerLaw as BrokenPowerLaw
     from thalweg.laws.chinchilla import Chinchilla as Chinchilla
-    from thalweg.laws.comparing import compare as compare
-    from thalweg.laws.comparison import Comparison as Comparison
-    from thalweg.laws.comparison import Score as Score
-    from thalweg.laws.criterion import Criterion as Criterion
-    from thalweg.laws.criterion import DivergenceEvidence as DivergenceEvidence
+    from thalweg.laws.comparisons.comparing import compare as compare
+    from thalweg.laws.comparisons.comparison import Comparison as Comparison
+    from thalweg.laws.comparisons.comparison import Score as Score
     from thalweg.laws.curve_law import CurveLaw as CurveLaw
     from thalweg.laws.curve_law import FittedCurve as FittedCurve
-    from thalweg.laws.designing import NextRuns as NextRuns
-    from thalweg.laws.designing import next_runs as next_runs
-    from thalweg.laws.divergence import DivergenceCriterion as DivergenceCriterion
+    from thalweg.laws.divergence.criterion import Criterion as Criterion
+    from thalweg.laws.divergence.criterion import DivergenceEvidence as DivergenceEvidence
+    from thalweg.laws.divergence.divergence_criterion import DivergenceCriterion as DivergenceCriterion
+    from thalweg.laws.divergence.logistic_divergence import LogisticDivergence as LogisticDivergence
+    from thalweg.laws.divergence.logistic_divergence import fit_divergence as fit_divergence
     from thalweg.laws.evidence import Evidence as Evidence
-    from thalweg.laws.families import Family as Family
-    from thalweg.laws.free_form import optimise_schedule as optimise_schedule
     from thalweg.laws.gaussian_process import GaussianProcessLaw as GaussianProcessLaw
     from thalweg.laws.kaplan import Kaplan as Kaplan
     from thalweg.laws.law import Law as Law
     from thalweg.laws.law import Prediction as Prediction
     from thalweg.laws.law import Ranking as Ranking
-    from thalweg.laws.logistic_divergence import LogisticDivergence as LogisticDivergence
-    from thalweg.laws.logistic_divergence import fit_divergence as fit_divergence
     from thalweg.laws.multi_power import MultiPowerLaw as MultiPowerLaw
     from thalweg.laws.opt_law import OptLaw as OptLaw
     from thalweg.laws.opt_law_fixed_size import OptLawFixedSize as OptLawFixedSize
-    from thalweg.laws.plan_result import Plan as Plan
-    from thalweg.laws.planning import plan as plan
-    from thalweg.laws.proposing import default_candidates as default_candidates
-    from thalweg.laws.proposing import default_spaces as default_spaces
-    from thalweg.laws.searching import Search as Search
+    from thalweg.laws.plans.designing import NextRuns as NextRuns
+    from thalweg.laws.plans.designing import next_runs as next_runs
+    from thalweg.laws.plans.families import Family as Family
+    from thalweg.laws.plans.free_form import optimise_schedule as optimise_schedule
+    from thalweg.laws.plans.plan_result import Plan as Plan
+    from thalweg.laws.plans.planning import plan as plan
+    from thalweg.laws.plans.proposing import default_candidates as default_candidates
+    from thalweg.laws.plans.proposing import default_spaces as default_spaces
+    from thalweg.laws.plans.searching import Search as Search
+    from thalweg.laws.plans.sensitivity import Sensitivity as Sensitivity
     from thalweg.laws.selection import Candidate as Candidate
     from thalweg.laws.selection import Selection as Selection
     from thalweg.laws.selection import select as select
-    from thalweg.laws.sensitivity import Sensitivity as Sensitivity
 
 
 def find(name: str) -> type[Law]:

@@ -15,7 +15,7 @@ from thalweg.results import Result
 from thalweg.schedules import Budget, Schedule, check_steps
 
 if TYPE_CHECKING:
-    from thalweg.laws.divergence import DivergenceCriterion
+    from thalweg.laws.divergence.divergence_criterion import DivergenceCriterion
     from thalweg.runs import Runs
 
 __all__ = ["Law", "Prediction", "Ranking"]

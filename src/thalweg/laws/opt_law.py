@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from thalweg.laws.divergence import DivergenceCriterion
+from thalweg.laws.divergence.divergence_criterion import DivergenceCriterion
 from thalweg.laws.evidence import Evidence
 from thalweg.laws.exponents import fit_exponents, held_out_by_parts
 from thalweg.laws.features import BATCH_TERMS, EXPONENTS, FEATURES, Phases, bases, check_phases, feature_names

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from thalweg.laws.bowl import BowlLaw
 from thalweg.laws.chinchilla import Chinchilla
-from thalweg.laws.divergence import DivergenceCriterion
+from thalweg.laws.divergence.divergence_criterion import DivergenceCriterion
 from thalweg.laws.evidence import Evidence
 from thalweg.laws.gaussian_process import GaussianProcessLaw
 from thalweg.laws.law import Law

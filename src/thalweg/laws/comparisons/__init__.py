@@ -1,0 +1,1 @@
+"""Comparisons: which law predicts runs that it has not seen, and how well."""
