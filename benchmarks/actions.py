@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from common import RESULTS, write
 
 import thalweg as tw
-from thalweg.curvature import actions, alarms
+from thalweg.curvature.probes import actions, alarms
 from thalweg.experiments.data import corpus, digits
 from thalweg.experiments.loop import Batches, Config, held_out_loss, next_token_loss
 from thalweg.experiments.models import MLP

@@ -11,7 +11,7 @@ import pytest
 
 import thalweg
 from tests.conftest import REPOSITORY
-from thalweg.curvature.history import UNITS
+from thalweg.curvature.probes.history import UNITS
 
 EXAMPLES = sorted((REPOSITORY / "examples").glob("*.py"))
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tests.curvature.state import everything
 from thalweg.curvature import MEASURES, Step, capture
-from thalweg.curvature import hessian as hessian_module
+from thalweg.curvature.measures import hessian as hessian_module
 from thalweg.outcomes import ThalwegError
 
 torch.set_num_threads(1)

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import nn
 
 import thalweg as tw
-from tests.curvature.test_replay import Host, tokens
+from tests.curvature.steps.test_replay import Host, tokens
 from tests.curvature.training import adamw, batches, cross_entropy, network, outcome_of_run, train
 from thalweg.curvature import capture, critical_sharpness
-from thalweg.curvature.history import UNITS
+from thalweg.curvature.probes.history import UNITS
 
 torch.set_num_threads(1)
 

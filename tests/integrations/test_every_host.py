@@ -16,8 +16,9 @@ import pytest
 from tests.integrations import hosts
 from tests.integrations.hosts import EVERY, STEPS
 from tests.ranks import on_two_ranks
-from thalweg.curvature import JsonlLog, StopTraining, probing, tensorboard_log
-from thalweg.curvature.history import History
+from thalweg.curvature import JsonlLog, StopTraining, tensorboard_log
+from thalweg.curvature.probes import probing
+from thalweg.curvature.probes.history import History
 from thalweg.outcomes import ThalwegWarning
 
 for package in ("transformers", "lightning", "accelerate", "tensorboard", "wandb"):
@@ -257,7 +258,7 @@ def test_jsonl_gets_the_keys_and_outcomes(tmp_path):
 
 def test_no_host_is_imported_before_it_is_used():
     script = (
-        "import sys, thalweg, thalweg.integrations, thalweg.curvature.probing, thalweg.integrations.accelerate\n"
+        "import sys, thalweg, thalweg.integrations, thalweg.curvature.probes.probing, thalweg.integrations.accelerate\n"
         "found = {'transformers', 'lightning', 'accelerate', 'wandb', 'tensorboard'} & set(sys.modules)\n"
         "assert not found, found"
     )

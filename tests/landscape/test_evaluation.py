@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from thalweg.curvature.replay import default_loss
+from thalweg.curvature.steps.replay import default_loss
 from thalweg.landscape.evaluation import mean_loss
 from thalweg.outcomes import ThalwegError
 

@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from tests.curvature.state import everything
-from thalweg.curvature.replay import default_loss
+from thalweg.curvature.steps.replay import default_loss
 from thalweg.landscape import agreement, jaccard, jaccard_matrix, predict
 from thalweg.outcomes import ThalwegError, ThalwegWarning
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from thalweg.curvature.probing import Probe
+from thalweg.curvature.probes.probing import Probe
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

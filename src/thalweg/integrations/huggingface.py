@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from thalweg.curvature.actions import StopTraining
-from thalweg.curvature.history import History, Row
-from thalweg.curvature.probing import Probe
+from thalweg.curvature.probes.actions import StopTraining
+from thalweg.curvature.probes.history import History, Row
+from thalweg.curvature.probes.probing import Probe
 from thalweg.outcomes import ThalwegError
 
 try:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from thalweg.curvature.actions import StopTraining
-from thalweg.curvature.history import History, Row
-from thalweg.curvature.probing import Probe
-from thalweg.curvature.untouched import RandomState
+from thalweg.curvature.probes.actions import StopTraining
+from thalweg.curvature.probes.history import History, Row
+from thalweg.curvature.probes.probing import Probe
+from thalweg.curvature.steps.untouched import RandomState
 from thalweg.outcomes import ThalwegError, bad_input
 
 try:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from thalweg.curvature.untouched import untouched
+from thalweg.curvature.steps.untouched import untouched
 
 __all__ = ["borrowed"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from thalweg.curvature.replay import moved
+from thalweg.curvature.steps.replay import moved
 from thalweg.outcomes import ThalwegError, bad_input
 
 __all__ = ["LossFn", "batches", "check_data", "mean_loss"]

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from thalweg.curvature.hessian import hessian_eigenvalues, hessian_product, twice_differentiable
+from thalweg.curvature.measures.hessian import hessian_eigenvalues, hessian_product, twice_differentiable
 from thalweg.figures import Figure, Points
 from thalweg.outcomes import Outcome, bad_input
 from thalweg.results import Result

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from thalweg.curvature.replay import takes_argument
-from thalweg.curvature.untouched import untouched
+from thalweg.curvature.steps.replay import takes_argument
+from thalweg.curvature.steps.untouched import untouched
 from thalweg.landscape.evaluation import IGNORED, batches, check_data
 from thalweg.outcomes import ThalwegWarning, bad_input
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from thalweg.checkpoints import load_into, read
-from thalweg.curvature.replay import default_loss
+from thalweg.curvature.steps.replay import default_loss
 from thalweg.landscape.barriers import barrier
 from thalweg.landscape.borrowing import borrowed
 from thalweg.landscape.evaluation import LossFn, check_data, mean_loss

@@ -1,0 +1,1 @@
+"""Which learning rates a checkpoint tolerates, asked without touching it."""

@@ -1,0 +1,1 @@
+"""What is measured of a step: how far it can go, and the curvature it meets."""

@@ -1,0 +1,1 @@
+"""Where a step stops going downhill: line searches over multiples of it. Plain numbers, no torch."""
