@@ -41,7 +41,7 @@ imports: setup-dev
 	$(BIN)/lint-imports
 
 unit: setup-dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 wheel: setup-dev
 	bash tests/smoke_wheel.sh $(BIN)/python

@@ -93,6 +93,12 @@ def test_export_writes_every_constant(capsys, saved, tmp_path, form, first):
     assert (tmp_path / "out").read_text() == out
 
 
+def test_export_of_a_selection_is_that_of_its_winner(capsys, tmp_path):
+    winner = laws.OptLaw.fit(grid_of_runs())
+    file = laws.Selection(winner, (), winner.evidence).save(tmp_path / "selected.json")
+    assert run(capsys, "laws", "export", str(file))[1] == winner.to_frame().to_csv(index=False)
+
+
 def test_export_as_json_comes_back_to_rounding(capsys, saved):
     _, out, _ = run(capsys, "laws", "export", str(saved), "--form", "json")
     values = [row["coefficient"] for row in json.loads(out)]

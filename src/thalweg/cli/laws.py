@@ -140,14 +140,15 @@ def predict(law: Path, *schedules: str, params: Count, tokens: Count, batch_toke
 
 @app.command
 def export(law: Path, *, form: Literal["csv", "json", "latex", "markdown"] = "csv", out: Path | None = None) -> int:
-    """The constants of a law as a table, for a paper or another program.
+    """The constants of a law as a table, for a paper or another program; of a selection, those of the winner.
 
     Args:
         law: a law that `thalweg laws fit --save` wrote.
         form: csv, json, latex (booktabs) or markdown.
         out: file to write to; stdout by default.
     """
-    frame = laws.load(law).to_frame()
+    read = laws.load(law)
+    frame = (read.law if isinstance(read, laws.Selection) else read).to_frame()
     if form == "csv":
         text = frame.to_csv(index=False)
     elif form == "json":
