@@ -50,3 +50,14 @@ def test_the_demo_in_the_readme_is_the_measured_one() -> None:
     measured = json.loads((REPOSITORY / "benchmarks" / "results" / "demo.json").read_text())
     for name, words in measured["summary"].items():
         assert f"{name:<11}{words}\n" in readme
+
+
+def test_the_tables_of_before_are_the_measured_ones() -> None:
+    """docs/before.md holds what `python benchmarks/laws_page.py` prints from results/laws.json, line by line."""
+    folder = REPOSITORY / "benchmarks"
+    done = subprocess.run([sys.executable, "laws_page.py"], capture_output=True, text=True, cwd=folder, check=True)
+    page = (REPOSITORY / "docs" / "before.md").read_text()
+    lines = done.stdout.splitlines()
+    assert len(lines) > 20
+    for line in lines:
+        assert line in page

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from thalweg.laws.bowl_formula import BowlFormula, Shape, Size, Surface
 from thalweg.laws.evidence import Evidence, inputs
 from thalweg.laws.fitting import evidence_of, folds, held_out, usable
-from thalweg.laws.law import Law
+from thalweg.laws.law import Law, refuse_earlier
 from thalweg.outcomes import ThalwegError, ThalwegWarning, bad_input
 from thalweg.schedules import Budget, Schedule
 from thalweg.units import format_count, format_lr
@@ -191,8 +191,7 @@ class BowlLaw(Law):
         Raises:
             ThalwegError: earlier training was given.
         """
-        if after:
-            raise ThalwegError("after: BowlLaw has no form for earlier training. Rank with OptLaw instead.")
+        refuse_earlier(after, type(self).__name__)
         return self.surface(schedules, budgets).log_loss
 
     def to_frame(self) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from thalweg.laws.evidence import Evidence
 from thalweg.laws.fitting import evidence_of, fit_huber, folds, log_sum_exp, usable, warn_of_batches
-from thalweg.laws.law import Law
+from thalweg.laws.law import Law, refuse_earlier
 from thalweg.outcomes import ThalwegError, bad_input
 from thalweg.schedules import Budget, Schedule
 
@@ -134,8 +134,7 @@ class BrokenPowerLaw(Law):
         Raises:
             ThalwegError: earlier training was given.
         """
-        if after:
-            raise ThalwegError("after: BrokenPowerLaw has no form for earlier training. Rank with OptLaw instead.")
+        refuse_earlier(after, type(self).__name__)
         with np.errstate(divide="ignore"):  # a may be 0
             log_a = np.log(self.a)
         constants = np.array([log_a, np.log(self.b), self.c0, *self.c, *np.log(self.d), *np.log(self.f)])

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from thalweg.laws.evidence import Evidence
 from thalweg.laws.fitting import evidence_of, fit_huber, folds, log_sum_exp, sizes_of, usable, warn_of_batches
-from thalweg.laws.law import Law
-from thalweg.outcomes import ThalwegError
+from thalweg.laws.law import Law, refuse_earlier
 from thalweg.schedules import Budget, Schedule
 
 if TYPE_CHECKING:
@@ -89,8 +88,7 @@ class Chinchilla(Law):
         Raises:
             ThalwegError: earlier training was given.
         """
-        if after:
-            raise ThalwegError("after: Chinchilla has no form for earlier training. Rank with OptLaw instead.")
+        refuse_earlier(after, type(self).__name__)
         N = np.array([budget.params for budget in budgets])
         D = np.array([budget.tokens for budget in budgets])
         return np.log(self.E + self.A * N**-self.alpha + self.B * D**-self.beta)

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from thalweg.figures import Figure, Line, Points
 from thalweg.laws.evidence import Evidence, inputs
-from thalweg.laws.law import Law
+from thalweg.laws.law import Law, refuse_earlier
 from thalweg.outcomes import ThalwegError, ThalwegWarning, bad_input
 from thalweg.results import Result
 from thalweg.schedules import Budget, Schedule
@@ -114,8 +114,7 @@ class CurveLaw(Law, ABC):
             ThalwegError: earlier training was given, or a prediction is not positive, so far is it extrapolated.
         """
         name = type(self).__name__
-        if after:
-            raise ThalwegError(f"after: {name} has no form for earlier training. Rank with OptLaw instead.")
+        refuse_earlier(after, type(self).__name__)
         losses = np.array([self.curve(schedule, steps=schedule.steps - 1)[0] for schedule in schedules])
         wrong = np.flatnonzero(~(np.isfinite(losses) & (losses > 0)))
         if wrong.size:

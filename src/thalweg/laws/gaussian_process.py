@@ -16,7 +16,7 @@ from thalweg import laws
 from thalweg.laws.bowl import BowlLaw
 from thalweg.laws.evidence import COVERAGE, Evidence, inputs
 from thalweg.laws.fitting import evidence_of, folds, held_out
-from thalweg.laws.law import Law
+from thalweg.laws.law import Law, refuse_earlier
 from thalweg.outcomes import bad_input
 from thalweg.schedules import Budget, Schedule
 
@@ -196,8 +196,7 @@ class GaussianProcessLaw(Law):
         Raises:
             ThalwegError: earlier training was given, which no run of the table had.
         """
-        if after:
-            raise bad_input("after", after, "nothing: this law has no form for earlier training", "Rank with OptLaw")
+        refuse_earlier(after, type(self).__name__)
         view = _view(self.base, self.features, schedules, budgets)
         return view.log_losses + _kernel(self.amplitudes, self.lengths, view.features, self.points) @ self.weights
 

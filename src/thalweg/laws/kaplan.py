@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from thalweg.laws.evidence import Evidence
 from thalweg.laws.fitting import evidence_of, fit_huber, folds, log_sum_exp, sizes_of, usable, warn_of_batches
-from thalweg.laws.law import Law
-from thalweg.outcomes import ThalwegError
+from thalweg.laws.law import Law, refuse_earlier
 from thalweg.schedules import Budget, Schedule
 
 if TYPE_CHECKING:
@@ -93,8 +92,7 @@ class Kaplan(Law):
         Raises:
             ThalwegError: earlier training was given.
         """
-        if after:
-            raise ThalwegError("after: Kaplan has no form for earlier training. Rank with OptLaw instead.")
+        refuse_earlier(after, type(self).__name__)
         n = np.log([budget.params for budget in budgets]) - math.log(self.Nc)
         d = np.log([budget.tokens for budget in budgets]) - math.log(self.Dc)
         return self.alpha_d * np.logaddexp(-self.alpha_n / self.alpha_d * n, -d)

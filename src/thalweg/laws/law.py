@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thalweg.laws.evidence import Evidence, inputs
+from thalweg.outcomes import ThalwegError
 from thalweg.results import Result
 from thalweg.schedules import Budget, Schedule, check_steps
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from thalweg.laws.divergence.divergence_criterion import DivergenceCriterion
     from thalweg.runs import Runs
 
-__all__ = ["Law", "Prediction", "Ranking"]
+__all__ = ["Law", "Prediction", "Ranking", "earlier", "refuse_earlier"]
 
 Floats = NDArray[np.float64]
 Earlier = tuple[Schedule, Budget] | Sequence[tuple[Schedule, Budget]]
@@ -174,3 +175,13 @@ def earlier(after: Earlier | None) -> Sequence[tuple[Schedule, Budget]]:
     if isinstance(after, tuple) and len(after) == 2 and isinstance(after[0], Schedule):
         return (after,)
     return tuple(after)
+
+
+def refuse_earlier(after: Sequence[tuple[Schedule, Budget]], law: str) -> None:
+    """What a law without a form for continual training says when it is asked for one.
+
+    Raises:
+        ThalwegError: earlier training was given.
+    """
+    if after:
+        raise ThalwegError(f"after: {law} has no form for earlier training. Rank with OptLaw instead.")

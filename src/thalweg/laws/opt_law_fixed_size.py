@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from thalweg.laws.evidence import Evidence
 from thalweg.laws.features import bases
 from thalweg.laws.fitting import evidence_of, folds, held_out, usable, warn_of_batches
-from thalweg.laws.law import Law
+from thalweg.laws.law import Law, refuse_earlier
 from thalweg.outcomes import ThalwegError
 from thalweg.schedules import Budget, Schedule
 from thalweg.units import format_count
@@ -111,8 +111,7 @@ class OptLawFixedSize(Law):
         Raises:
             ThalwegError: earlier training was given; a schedule has no warmup or no decay, or jumps.
         """
-        if after:
-            raise ThalwegError("after: OptLawFixedSize has no form for earlier training. Rank with OptLaw instead.")
+        refuse_earlier(after, type(self).__name__)
         return np.asarray(_terms(_logs(schedules, budgets), self.exponents) @ self.coefficients + self.b)
 
     def to_frame(self) -> pd.DataFrame:
