@@ -93,4 +93,17 @@ class Outcome(Enum):
     )
 
     # sde
+    FREEZES_AT_ONCE = (
+        "The noise is too weak for this criterion: the choice of valley is frozen at y = 0, before the valleys part; "
+        "raise delta_s, or lower epsilon."
+    )
+    NEVER_FREEZES = (
+        "The barrier never grows high enough for this criterion: the freezing point is at infinite y; "
+        "lower delta_s, or raise epsilon."
+    )
+    STEP_UNDERFLOW = (
+        "A step that the chain must make towards the ridge is less likely than the smallest float: lower lr, raise delta_s, "
+        "or use exit_time(log=True) and p_flat_steady."
+    )
+    TIME_OVERFLOW = "The mean time exceeds the largest float and is given as inf: ask for log=True."
     LEFT_DOMAIN = "Some trajectories left the finite numbers: noise or learning rate is too large; they are counted, not averaged."

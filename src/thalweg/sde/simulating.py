@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thalweg.outcomes import bad_input
+from thalweg.sde.arguments import as_whole
 from thalweg.sde.simulation import LATE, Covariance, Simulation
 from thalweg.sde.two_valley import TwoValley
 
@@ -85,11 +86,11 @@ def simulate(
     """
     lrs = _axis("lr", lr, zero=False)
     noises = _axis("noise", noise, zero=True)
-    _check_whole("runs", runs, least=1)
-    _check_whole("steps", steps, least=1)
-    _check_whole("seed", seed, least=0)
+    as_whole("runs", runs, least=1)
+    as_whole("steps", steps, least=1)
+    as_whole("seed", seed, least=0)
     if threads is not None:
-        _check_whole("threads", threads, least=1)
+        as_whole("threads", threads, least=1)
     if covariance not in get_args(Covariance):
         raise bad_input("covariance", covariance, "one of " + ", ".join(get_args(Covariance)))
 
@@ -130,11 +131,6 @@ def _axis(name: str, values: float | Sequence[float] | Floats, *, zero: bool) ->
     ):
         raise bad_input(name, values, kind, instead)
     return axis
-
-
-def _check_whole(name: str, value: object, *, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise bad_input(name, value, f"a whole number of at least {least}")
 
 
 def _key(seed: int, lr: float, noise: float) -> NDArray[np.uint64]:
