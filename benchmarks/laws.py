@@ -1,7 +1,7 @@
 """Laws on real runs, split by split: python benchmarks/laws.py --split dev | test
 
 Table: ../shared/data/lr_batch_runs_train.csv, Step-Law's dense runs, of more than 2200 steps (2619 runs, 41 cells; `dense`:
-the 1690 of them with params > 2e8). One schedule shape: cosine to 1e-5 with 2000 warmup steps; batch in sequences of 2048.
+the 2405 of them with params > 2e8). One schedule shape: cosine to 1e-5 with 2000 warmup steps; batch in sequences of 2048.
 
 Splits, each law fitted on one part and judged on the other:
 leave_one_cell_out   every (params, tokens) cell predicted by a fit on the others
