@@ -57,4 +57,4 @@ def toy(schedule: Schedule, steps: np.ndarray) -> np.ndarray:
     kernel = np.exp(-np.arange(600) / 80.0)
     lagged = np.convolve(share, kernel / kernel.sum())[: len(lrs)]
     area = np.cumsum(lrs) / (PEAK * STEPS)
-    return (2.6 + 0.25 * area**-0.45 - 0.12 * lagged**0.9)[steps]
+    return 2.6 + 0.25 * area[steps] ** -0.45 - 0.12 * lagged[steps] ** 0.9
