@@ -87,6 +87,7 @@ class Threshold:
     value: float
     label: str
     axis: Literal["x", "y"] = "y"
+    below: bool = False  # the label of a horizontal line under it: where another line is close above
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -128,9 +128,10 @@ def _draw_threshold(axes: Axes, mark: Threshold) -> None:
             mark.label,
             place,
             xycoords=("axes fraction", "data"),
-            xytext=(-2, 3),
+            xytext=(-2, -3 if mark.below else 3),
             textcoords="offset points",
             ha="right",
+            va="top" if mark.below else "baseline",
             fontsize=8.5,
         )
     else:
@@ -205,7 +206,8 @@ def _draw_figure(axes: Axes, figure: Figure, width: float) -> None:
     if len(labelled) > 1:  # a single one is what the axes say
         # "best" is quadratic in the number of points, and slow on long runs
         crowded = sum(np.size(getattr(mark, "x", ())) for mark in figure.marks) > 20_000
-        axes.legend(loc="upper right" if crowded else "best", fontsize=8.5)
+        where: Literal["upper right", "best"] = "upper right" if crowded else "best"
+        axes.legend(loc=where, fontsize=8.5, frameon=True, framealpha=0.85, edgecolor="none")  # lines pass behind it
 
 
 def _height(figure: Figure, width: float) -> float:

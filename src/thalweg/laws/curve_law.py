@@ -29,6 +29,8 @@ __all__ = ["CurveLaw", "FittedCurve", "evidence_of_curves", "fitted_curves", "he
 Floats = NDArray[np.float64]
 Integers = NDArray[np.intp]
 
+POINTS_DRAWN = 40  # of a curve, so that the law's line is seen between them
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FittedCurve(Result):
@@ -132,7 +134,8 @@ class CurveLaw(Law, ABC):
         curves: list[Any] = []
         residuals: list[Any] = []
         for series, part in enumerate(self.fitted):
-            curves.append(Points(part.steps, part.measured, part.run, series=series))
+            shown = slice(None, None, -(-len(part.steps) // POINTS_DRAWN))
+            curves.append(Points(part.steps[shown], part.measured[shown], part.run, series=series, hollow=True))
             curves.append(Line(part.steps, part.predicted, series=series))
             residuals.append(Line(part.steps, 100 * (part.measured / part.predicted - 1), part.run, series=series))
         return (

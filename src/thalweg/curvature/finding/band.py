@@ -110,7 +110,9 @@ class Band(Result):
             marks.append(Points(at + 1, band.critical_lrs[at], band.name, series=series, hollow=series > 0))
         levels = {"safe": self.safe, "edge": self.edge, "lr": self.lr}
         marks += [
-            Threshold(level, f"{name} {format_lr(level)}") for name, level in levels.items() if 0 < level < math.inf
+            Threshold(level, f"{name} {format_lr(level)}", below=name == "safe")
+            for name, level in levels.items()
+            if 0 < level < math.inf
         ]
         return (
             Figure(
