@@ -127,6 +127,10 @@ def predict(law: Path, *schedules: str, params: Count, tokens: Count, batch_toke
         )
     fitted, budget = laws.load(law), Budget(params=params, tokens=tokens, batch_tokens=batch_tokens)
     predictions = {text: fitted.predict(parse(text), budget) for text in schedules}
+    if fitted.blind_to:
+        tell(
+            f"{type(fitted).__name__} does not see {fitted.blind_to}: schedules that differ only there are equal to it."
+        )
     if json:
         print_json({"predictions": [{"schedule": text, **asdict(found)} for text, found in predictions.items()]})
     else:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from thalweg.laws.bowl_formula import BowlFormula, Shape, Size, Surface
 from thalweg.laws.evidence import Evidence, inputs
-from thalweg.laws.fitting import evidence_of, folds, held_out, usable
+from thalweg.laws.fitting import evidence_of, finished, folds, held_out, usable, warn_of_batches
 from thalweg.laws.law import Law, refuse_earlier
 from thalweg.outcomes import ThalwegError, ThalwegWarning, bad_input
 from thalweg.schedules import Budget, Schedule
@@ -108,9 +108,9 @@ class BowlLaw(Law):
             raise bad_input("size", size, "one of " + ", ".join(SIZES))
         if shape not in SHAPES:
             raise bad_input("shape", shape, "one of " + ", ".join(SHAPES))
-        finished = runs.subset(~runs.diverged)
-        logs = _logs(finished.schedules, finished.budgets)
-        formula = BowlFormula(size, shape, len(finished) > 0 and _moves(logs, "batch_tokens"))
+        table = finished(runs)
+        logs = _logs(table.schedules, table.budgets)
+        formula = BowlFormula(size, shape, len(table) > 0 and _moves(logs, "batch_tokens"))
         kept = usable(runs, needed=len(formula.names), law=f"BowlLaw(shape={shape!r})")
         if not _moves(logs, "peak_lr"):
             raise ThalwegError(
@@ -119,6 +119,10 @@ class BowlLaw(Law):
                 "at other learning rates, or fit Chinchilla."
             )
         _warn_of_size(logs)
+        if not formula.batch:
+            warn_of_batches(
+                kept, "BowlLaw without its batch part", "That needs 3 batch sizes or more that vary by themselves"
+            )
         centres = logs.mean(axis=0)
         measured = np.log(kept.loss)
         fitted = _fit(formula, logs - centres, measured)
@@ -215,7 +219,7 @@ class BowlLaw(Law):
             growth = f"params^{value['batch_n']:.2f} tokens^{value['batch_d']:.2f}"
             lines.append(f"best batch_tokens {size} {at}, grows as {growth} there")
         else:
-            lines.append("no batch part: the runs do not vary batch size by itself")
+            lines.append("no batch part: the runs do not vary batch size by itself, over 3 values or more")
         return "\n".join([*lines, self.evidence.summary()])
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from thalweg.outcomes import ThalwegError, bad_input
+from thalweg.outcomes import ThalwegError, ThalwegWarning, bad_input
 from thalweg.schedules import Budget, Schedule
+from thalweg.schedules.pieces import Table
+from thalweg.units import format_count
 
 __all__ = [
     "BATCH_TERMS",
@@ -51,6 +54,8 @@ FEATURES = (
     "N^-.25", "S^-.25", "h^.2", "1",
 )  # fmt: skip
 BATCH_TERMS = ("log B", "(log B)^2", "log B log h", "log B log N", "log B log S")
+
+FEWEST_OF_A_TABLE = 20  # values: of fewer, any step is a large part
 
 
 class Reading(NamedTuple):
@@ -212,6 +217,7 @@ def _phase_integrals(schedules: Sequence[Schedule]) -> tuple[Floats, Floats]:
                 f"{schedule!r}: ∫η'² (R0, R1) is infinite, because the learning rate jumps or has infinite slope at step "
                 f"{schedule.roughness_diverges_at[0]}. Write ramp= to spread the jump over some steps."
             )
+        _warn_of_jumps(schedule)
         ends = (0, *schedule.phases, schedule.steps)
         for phase in range(4):
             start, end = ends[phase], ends[phase + 1]
@@ -219,6 +225,21 @@ def _phase_integrals(schedules: Sequence[Schedule]) -> tuple[Floats, Floats]:
                 area[row, phase] = schedule.integral(start, end)
                 rough[row, phase] = schedule.roughness(start, end)
     return area, rough
+
+
+def _warn_of_jumps(schedule: Schedule) -> None:
+    """Say where one step of a table makes most of ∫η'²: a jump that a log cannot tell from a steep line."""
+    for piece in schedule.pieces:
+        if not isinstance(piece, Table) or piece.length < FEWEST_OF_A_TABLE:
+            continue
+        changes = np.diff(piece.values)
+        largest = int(np.abs(changes).argmax())
+        if abs(changes[largest]) > 0.1 * schedule.peak_lr and changes[largest] ** 2 > 0.5 * np.sum(changes**2):
+            message = (
+                f"{format_count(piece.length)} values: the learning rate jumps at step {largest + 1}, and that one step makes most of "
+                "∫η'² (R0, R1): what Opt-Law says of this schedule rests on it. Spread the jump over some steps, as ramp= does."
+            )
+            warnings.warn(message, ThalwegWarning, stacklevel=4)
 
 
 def _refuse_zero(integral: Floats, schedules: Sequence[Schedule], term: str, remedy: str) -> None:

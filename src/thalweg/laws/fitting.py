@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thalweg.laws.evidence import Evidence, inputs
-from thalweg.outcomes import ThalwegError, ThalwegWarning
+from thalweg.outcomes import ThalwegError, ThalwegWarning, bad_input
 from thalweg.units import format_count
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ __all__ = [
     "Huber",
     "Ridge",
     "evidence_of",
+    "finished",
     "fit_huber",
     "fit_ridge",
     "folds",
@@ -43,13 +44,27 @@ ROUNDS = 20  # of reweighting; it settles in fewer than ten
 HUBER_DELTA = 1e-3  # Hoffmann et al. 2022, Eq. 3
 
 
+def finished(runs: object) -> Runs:
+    """The runs that did not diverge.
+
+    Raises:
+        ThalwegError: something that is no table of finished runs.
+    """
+    from thalweg.runs import Runs
+
+    if not isinstance(runs, Runs):
+        instead = "Read the file with thalweg.runs.read, or write Runs.from_frame(df); curves have laws of their own"
+        raise bad_input("runs", type(runs).__name__, "finished runs (thalweg.runs.Runs)", instead)
+    return runs.subset(~runs.diverged)
+
+
 def usable(runs: Runs, *, needed: int, law: str) -> Runs:
     """The runs that did not diverge.
 
     Raises:
-        ThalwegError: they are of fewer different configurations than the law has coefficients.
+        ThalwegError: they are of fewer different configurations than the law has coefficients, or no table of runs.
     """
-    kept = runs.subset(~runs.diverged)
+    kept = finished(runs)
     found = len(np.unique(kept.configurations))
     if found < needed:
         diverged = f" ({len(runs) - len(kept)} diverged)" if len(kept) < len(runs) else ""

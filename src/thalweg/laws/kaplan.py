@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from thalweg.laws.evidence import Evidence
 from thalweg.laws.fitting import evidence_of, fit_huber, folds, log_sum_exp, sizes_of, usable, warn_of_batches
 from thalweg.laws.law import Law, refuse_earlier
+from thalweg.outcomes import ThalwegError
 from thalweg.schedules import Budget, Schedule
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Kaplan"]
 
 Floats = NDArray[np.float64]
+
+LARGEST = 600.0  # exponent of e that is still a number
 
 EXPONENTS = (0.03, 0.06, 0.1, 0.2, 0.4)  # starts, for alpha_n and for alpha_d
 
@@ -72,9 +75,15 @@ class Kaplan(Law):
         groups, words = folds(kept)
         found = fit_huber(_log_loss, columns, measured, groups, _starts(columns, measured))
         a, b, ratio, alpha_d = found.constants.tolist()
+        log_n, log_d = a / ratio + n_mean, b + d_mean
+        if not max(abs(log_n), abs(log_d)) < LARGEST:
+            raise ThalwegError(
+                "runs: their loss hardly depends on params or on tokens, so Kaplan's constants are not determined. Add runs "
+                "of other sizes, or check the column loss."
+            )
         return cls(
-            Nc=math.exp(a / ratio + n_mean),
-            Dc=math.exp(b + d_mean),
+            Nc=math.exp(log_n),
+            Dc=math.exp(log_d),
             alpha_n=ratio * alpha_d,
             alpha_d=alpha_d,
             evidence=evidence_of(kept, cls.inputs, measured - found.held_out, words),

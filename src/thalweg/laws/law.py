@@ -116,6 +116,15 @@ class Law(Result, ABC):
         """The divergence criterion that was fitted on the same runs as the law; None where there is none."""
         return None
 
+    @property
+    def blind_to(self) -> str:
+        """What of a schedule has no part in the prediction, in words; empty where the law sees its shape."""
+        names = type(self).inputs
+        if "final_lr" in names:
+            return ""
+        seen = [name for name in ("peak_lr", "warmup") if name in names]
+        return f"anything of a schedule but {' and '.join(seen)}" if seen else "schedules"
+
     def predict(self, schedule: Schedule, budget: Budget) -> Prediction:
         """The final loss of one run that has not been seen.
 

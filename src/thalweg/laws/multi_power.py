@@ -20,7 +20,7 @@ from thalweg.laws.curve_law import (
 from thalweg.laws.drops import drops
 from thalweg.laws.evidence import Evidence
 from thalweg.laws.fitting import HUBER_DELTA
-from thalweg.outcomes import bad_input
+from thalweg.outcomes import ThalwegError, bad_input
 
 if TYPE_CHECKING:
     from thalweg.runs import Curves
@@ -260,6 +260,12 @@ def _path(tables: Sequence[_Table], strengths: Sequence[float]) -> list[Floats]:
 def _strongest(missed: Mapping[float, Sequence[Floats]]) -> float:
     """The strongest pull that predicts held-out curves as well as any, within noise; `missed` has a residual array a curve."""
     errors = {strength: float(np.mean([np.abs(miss).mean() for miss in parts])) for strength, parts in missed.items()}
+    errors = {strength: error for strength, error in errors.items() if np.isfinite(error)}
+    if not errors:
+        raise ThalwegError(
+            "curves: one that is left out is predicted at a loss of 0 or below, so the curves do not follow one law. Leave out "
+            "the odd one, or write strength=1."
+        )
     least = min(errors.values())
     return max(strength for strength, error in errors.items() if error <= least + min(least, NOISE))
 

@@ -143,8 +143,16 @@ class _Fit(NamedTuple):
 def _logs(schedules: Sequence[Schedule], budgets: Sequence[Budget]) -> Floats:
     """log of I0, I1, S, R0, R1 of each run, shape (runs, 5)."""
     made_of = bases(schedules, budgets, "tables")  # every bound is the end of the warmup
-    inverse0, inverse1 = np.log(made_of.linear[:, :2]).T
-    return np.stack([-inverse0, -inverse1, made_of.logs[:, 10], made_of.logs[:, 2], made_of.logs[:, 3]], axis=1)
+    with np.errstate(divide="ignore"):
+        inverse0, inverse1 = np.log(made_of.linear[:, :2]).T
+    logs = np.stack([-inverse0, -inverse1, made_of.logs[:, 10], made_of.logs[:, 2], made_of.logs[:, 3]], axis=1)
+    undefined = np.flatnonzero(~np.isfinite(logs).all(axis=1))
+    if undefined.size:
+        raise ThalwegError(
+            f"{schedules[undefined[0]]!r}: its learning rate does not rise or does not fall, and Eq. 1 has a power of each. Give it "
+            "a warmup and a decay."
+        )
+    return logs
 
 
 def _terms(logs: Floats, exponents: Floats) -> Floats:

@@ -14,6 +14,7 @@ from thalweg.laws.bowl import BowlLaw
 from thalweg.laws.chinchilla import Chinchilla
 from thalweg.laws.divergence.divergence_criterion import DivergenceCriterion
 from thalweg.laws.evidence import Evidence
+from thalweg.laws.fitting import finished
 from thalweg.laws.gaussian_process import GaussianProcessLaw
 from thalweg.laws.law import Law
 from thalweg.laws.opt_law import OptLaw
@@ -81,7 +82,7 @@ class Selection(Law):
         Raises:
             ThalwegError: no candidate can be fitted; the message has the first reason.
         """
-        batches = {budget.batch_tokens for budget, out in zip(runs.budgets, runs.diverged, strict=True) if not out}
+        batches = {budget.batch_tokens for budget in finished(runs).budgets}
         opt_law = "OptLaw(batch_terms=True)" if len(batches) > 1 else "OptLaw"
         asked: dict[str, Callable[[Runs], Law]] = {
             "Chinchilla": Chinchilla.fit,
@@ -105,6 +106,11 @@ class Selection(Law):
         for message in winner.warned:
             warnings.warn(message, ThalwegWarning, stacklevel=3)
         return cls(winner.law, tuple(candidates), winner.law.evidence)
+
+    @property
+    def blind_to(self) -> str:
+        """The winner's."""
+        return self.law.blind_to
 
     @property
     def criterion(self) -> DivergenceCriterion | None:
@@ -187,9 +193,10 @@ def _ask(name: str, fit: Callable[[Runs], Law], runs: Runs, fitted: dict[str, _F
 
 
 def _opt_law(runs: Runs, *, batch_terms: bool) -> OptLaw:
-    if len(runs) < FEWEST_FOR_OPT_LAW:
+    kept = len(finished(runs))
+    if kept < FEWEST_FOR_OPT_LAW:
         raise ThalwegError(
-            f"runs: got {len(runs)}, expected at least {FEWEST_FOR_OPT_LAW} for the choice of OptLaw's ridge."
+            f"runs: got {kept} that did not diverge, expected at least {FEWEST_FOR_OPT_LAW} for the choice of OptLaw's ridge."
         )
     return OptLaw.fit(runs, batch_terms=batch_terms)
 

@@ -192,3 +192,13 @@ def test_a_comparison_is_saved_drawn_and_tabled(tmp_path):
     lines = found.summary().splitlines()
     assert lines[0].startswith("320 runs in 20")
     assert laws.Score.load(found.scores[0].save(tmp_path / "score.json")) == found.scores[0]
+
+
+def test_a_split_that_cannot_divide_the_table_is_listed_with_its_reason():
+    runs = grid_of_runs().subset(grid_of_runs().frame.params.to_numpy() == 1e8)  # one size
+    found = compare(["OptLaw"], runs, splits=["extrapolate_params", "extrapolate_tokens"])
+    impossible, fine = found.scores
+    assert impossible.error is None and "runs on both sides" in impossible.problem
+    assert fine.error is not None
+    with pytest.raises(ThalwegError, match="runs on both sides"):
+        compare(["OptLaw"], runs, splits=["extrapolate_params"])

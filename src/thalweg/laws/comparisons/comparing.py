@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from thalweg.laws.comparisons.comparison import Comparison, Score
 from thalweg.laws.comparisons.fitter import fitter
 from thalweg.laws.comparisons.splits import DEFAULT_SPLITS, SPLITS, Fold
+from thalweg.laws.fitting import finished
 from thalweg.outcomes import ThalwegError, bad_input
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ def compare(
         progress: show a bar on stderr.
 
     Raises:
-        ThalwegError: no laws, an unknown law, option or split, a table that a split cannot divide.
+        ThalwegError: no laws, an unknown law, option or split, a table that no split can divide; one that cannot is listed with
+            its reason.
 
     Example:
         >>> from thalweg.experiments.small_runs import TABLE
@@ -58,8 +60,8 @@ def compare(
     fits = laws if isinstance(laws, Mapping) else {text: fitter(text) for text in laws}
     if not fits:
         raise bad_input("laws", laws, "at least one law")
-    kept = runs.subset(~runs.diverged)
-    folds = {name: tuple(_folds(splits, name, kept)) for name in splits}
+    kept = finished(runs)
+    folds, impossible = _divided(splits, kept)
     jobs = [(law, split, row) for split in folds for law in fits for row in range(len(folds[split]))]
     parts: dict[tuple[str, str], list[Part]] = {}
     found = _run(jobs, (fits, folds, kept), workers)
@@ -69,7 +71,13 @@ def compare(
         found = tqdm(found, total=len(jobs), unit="fit")
     for (law, split, _), part in zip(jobs, found, strict=True):
         parts.setdefault((law, split), []).append(part)
-    scores = tuple(score(law, split, parts[law, split], kept) for split in folds for law in fits)
+    scores = tuple(
+        Score(law, split, problem=impossible[split])
+        if split in impossible
+        else score(law, split, parts[law, split], kept)
+        for split in splits
+        for law in fits
+    )
     return Comparison(scores, runs=len(kept), cells=len(np.unique(kept.cells)))
 
 
@@ -173,11 +181,30 @@ def _resampled(values: Floats, cells: NDArray[np.intp]) -> tuple[float, float] |
     return float(low), float(high)
 
 
+def _divided(
+    splits: Sequence[str] | Mapping[str, Sequence[Fold]], runs: Runs
+) -> tuple[dict[str, tuple[Fold, ...]], dict[str, str]]:
+    """The folds of each split that can divide the table, and why the others cannot.
+
+    Raises:
+        ThalwegError: an unknown split, or none that can.
+    """
+    folds, impossible = {}, {}
+    for name in splits:
+        if not isinstance(splits, Mapping) and name not in SPLITS:
+            raise bad_input("split", name, "one of " + ", ".join(SPLITS))
+        try:
+            folds[name] = tuple(_folds(splits, name, runs))
+        except ThalwegError as error:
+            impossible[name] = str(error)
+    if not folds:
+        raise ThalwegError(next(iter(impossible.values()), "splits: got none, expected at least one."))
+    return folds, impossible
+
+
 def _folds(splits: Sequence[str] | Mapping[str, Sequence[Fold]], name: str, runs: Runs) -> Sequence[Fold]:
     if isinstance(splits, Mapping):
         return splits[name]
-    if name not in SPLITS:
-        raise bad_input("split", name, "one of " + ", ".join(SPLITS))
     return SPLITS[name](runs)
 
 

@@ -52,6 +52,7 @@ class Plan(Result):
         diverging: all candidates that are likely to diverge, the least so first, also those that `top` left out; None where
             no criterion was asked.
         criterion: name of the divergence criterion and what it was fitted on; empty where none was asked.
+        blind_to: what of a schedule the law does not see; empty where it sees its shape.
         searches: what the search of each space found.
         sensitivities: what becomes of the ranking under other assumptions; empty where no runs were given.
     """
@@ -74,6 +75,7 @@ class Plan(Result):
     candidates: int
     diverging: tuple[Schedule, ...] | None
     criterion: str = ""
+    blind_to: str = ""
     searches: tuple[Search, ...] = ()
     sensitivities: tuple[Sensitivity, ...] = ()
 
@@ -150,6 +152,8 @@ class Plan(Result):
             f"{self.law} ranks {self.candidates} schedules for {format_count(self.params)} params, "
             f"{format_count(self.tokens)} tokens, {format_count(self.batch_tokens)} tokens a batch ({budget.steps} steps)."
         )
+        if self.blind_to:
+            lines.append(f"{self.law} does not see {self.blind_to}: schedules that differ only there are equal to it.")
         if self.losses is None:
             lines.append("After earlier training the levels mean nothing: gaps in log(loss) give the order only.")
         lines += [self._divergence_line(), *self._extrapolation_lines(shown), self._noise_line()]

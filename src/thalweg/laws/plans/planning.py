@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from thalweg.laws.evidence import inputs
+from thalweg.laws.fitting import finished
 from thalweg.laws.law import Earlier, Law, earlier
 from thalweg.laws.plans.chances import probability_best
 from thalweg.laws.plans.judging import Judge, criterion_for
@@ -76,6 +77,8 @@ def plan(
         raise bad_input("law", law, "a law", "Write for example thalweg.laws.OptLaw.published()")
     if top is not None and not top >= 1:
         raise bad_input("top", top, "a number of schedules to keep, at least 1")
+    if runs is not None:
+        finished(runs)  # says what else it is
     if runs is not None and law.evidence.setup:
         instead = f"Fit one: {type(law).__name__}.fit(runs)"
         raise bad_input("runs", runs, "no runs beside a published law, which was not fitted on them", instead)
@@ -117,6 +120,7 @@ def plan(
         candidates=len(schedules),
         diverging=None if ratios is None else tuple(schedules[row] for row in np.argsort(ratios) if doomed[row]),
         criterion=_named(judge.criterion),
+        blind_to=law.blind_to,
         searches=searches,
         sensitivities=under,
     )
