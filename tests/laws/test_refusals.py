@@ -40,7 +40,7 @@ def test_a_bowl_without_its_batch_part_warns_of_mixed_batches():
 
 
 def test_a_loss_that_size_does_not_move_leaves_kaplan_without_constants():
-    runs = with_loss(grid_of_runs(), np.full(320, 3.0))
+    runs = with_loss(grid_of_runs(), 3.0 + 1e-9 * (np.arange(320) % 2))
     with pytest.raises(ThalwegError, match="hardly depends on params or on tokens"):
         Kaplan.fit(runs)
 
@@ -83,3 +83,22 @@ def test_only_finished_runs_count_for_the_choice_of_opt_law():
     doomed = Runs.from_frame(runs.frame.assign(diverged=np.arange(80) % 2 == 0))
     (opt_law,) = (each for each in select(doomed).candidates if each.name == "OptLaw")
     assert opt_law.error is None and "got 40 that did not diverge" in opt_law.reason
+
+
+@pytest.mark.parametrize("name", ["Chinchilla", "OptLaw", "BowlLaw", "GaussianProcessLaw", "BrokenPowerLaw", "Kaplan"])
+def test_one_loss_for_all_runs_tells_nothing(name):
+    with pytest.raises(ThalwegError, match="all 320 reached the same loss, 3: nothing can be told"):
+        laws.find(name).fit(with_loss(grid_of_runs(), np.full(320, 3.0)))
+    with pytest.raises(ThalwegError, match="no law can be fitted"):
+        select(with_loss(grid_of_runs(), np.full(320, 3.0)))
+
+
+def test_a_hill_has_no_best_learning_rate_and_a_slope_none_within_the_runs():
+    peak = np.log([schedule.peak_lr for schedule in grid_of_runs().schedules]) - np.log(2e-3)
+    size = np.array([1.7 + 400 * b.params**-0.34 + 1500 * b.tokens**-0.36 for b in grid_of_runs().budgets])
+    hill = BowlLaw.fit(with_loss(grid_of_runs(), size * np.exp(-0.01 * peak**2)))
+    assert "no best peak_lr" in hill.summary()
+    with pytest.raises(ThalwegError, match="no minimum"):
+        hill.optimum(1e8, 4e9)
+    slope = BowlLaw.fit(with_loss(grid_of_runs(), size * np.exp(-0.02 * peak)))
+    assert "no best peak_lr" in slope.summary() or "do not show a bottom" in slope.summary()

@@ -170,9 +170,7 @@ class BowlLaw(Law):
         Raises:
             ThalwegError: the fitted surface is no bowl, so it has no best learning rate.
         """
-        value = dict(zip(self.formula.names, self.constants.tolist(), strict=True))
-        curvature = 4 * value["xx"] * value.get("zz", 1.0) - value.get("xz", 0.0) ** 2
-        if value["xx"] <= 0 or curvature <= 0:
+        if not self._is_bowl:
             raise ThalwegError(
                 "optimum: the fitted surface has no minimum in learning rate and batch size. Add runs further from the best "
                 "learning rate and batch size on both sides."
@@ -182,6 +180,12 @@ class BowlLaw(Law):
         # x and z are distances from the optimum, here of a learning rate and a batch size of 1
         best_batch = float(np.exp(-surface.z[0])) if self.batch else None
         return Optimum(float(np.exp(-surface.x[0])), best_batch, float(np.exp(surface.floor[0])))
+
+    @property
+    def _is_bowl(self) -> bool:
+        """Whether the fitted surface has a minimum in learning rate and batch size."""
+        value = dict(zip(self.formula.names, self.constants.tolist(), strict=True))
+        return bool(value["xx"] > 0 and 4 * value["xx"] * value.get("zz", 1.0) > value.get("xz", 0.0) ** 2)
 
     def log_losses(
         self,
@@ -209,11 +213,17 @@ class BowlLaw(Law):
         value = dict(zip(self.formula.names, self.constants.tolist(), strict=True))
         centre = dict(zip(LOGS, np.exp(self.centres), strict=True))
         at = f"at {format_count(centre['params'])} params, {format_count(centre['tokens'])} tokens"
-        rate = format_lr(centre["peak_lr"] * np.exp(value["lr"]))
-        lines = [
-            f"BowlLaw, {self.size} floor, {self.shape} bowl, {len(self.constants)} constants",
-            f"best peak_lr {rate} {at}, grows as params^{value['lr_n']:.2f} tokens^{value['lr_d']:.2f} there",
-        ]
+        lines = [f"BowlLaw, {self.size} floor, {self.shape} bowl, {len(self.constants)} constants"]
+        if not self._is_bowl:
+            lines.append(
+                "no best peak_lr: the fitted surface has no minimum. Add runs further from the best on both sides"
+            )
+            return "\n".join([*lines, self.evidence.summary()])
+        rate = centre["peak_lr"] * np.exp(value["lr"])
+        lowest, highest = self.evidence.ranges.get("peak_lr", (0.0, np.inf))
+        beyond = "" if lowest <= rate <= highest else ", outside the fitted range: the runs do not show a bottom"
+        grows = f"grows as params^{value['lr_n']:.2f} tokens^{value['lr_d']:.2f} there"
+        lines.append(f"best peak_lr {format_lr(rate)} {at}, {grows}{beyond}")
         if self.batch:
             size = format_count(centre["batch_tokens"] * np.exp(value["batch"]))
             growth = f"params^{value['batch_n']:.2f} tokens^{value['batch_d']:.2f}"

@@ -203,6 +203,8 @@ def usable_curves(curves: Curves, *, needed: int, law: str) -> Curves:
             f"curves: got {points} points after warmup in {len(curves)} curves, expected at least {needed} and some in each: {law} "
             f"has {needed} constants. Log more points, or add curves."
         )
+    if np.ptp(kept.frame["loss"].to_numpy()) == 0:
+        raise ThalwegError("curves: every logged loss is the same: nothing can be told from it. Check the column loss.")
     if not _falling(curves).any():
         raise ThalwegError(
             f"lr: got curves whose learning rate never falls, expected one that does: it alone tells {law} what a decay is worth. "

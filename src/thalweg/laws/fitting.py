@@ -62,7 +62,8 @@ def usable(runs: Runs, *, needed: int, law: str) -> Runs:
     """The runs that did not diverge.
 
     Raises:
-        ThalwegError: they are of fewer different configurations than the law has coefficients, or no table of runs.
+        ThalwegError: they are of fewer different configurations than the law has coefficients, all of one loss, or no table of
+            runs.
     """
     kept = finished(runs)
     found = len(np.unique(kept.configurations))
@@ -71,6 +72,10 @@ def usable(runs: Runs, *, needed: int, law: str) -> Runs:
         raise ThalwegError(
             f"runs: got {len(runs)} runs{diverged} of {found} configurations, expected at least {needed}: {law} has {needed} "
             "coefficients. Add runs, or fit a law with fewer coefficients."
+        )
+    if np.ptp(kept.loss) == 0:
+        raise ThalwegError(
+            f"runs: all {len(kept)} reached the same loss, {kept.loss[0]:g}: nothing can be told from it. Check the column loss."
         )
     return kept
 
