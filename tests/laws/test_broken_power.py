@@ -32,7 +32,8 @@ def runs_along(axis, count=24) -> Runs:
     along = np.geomspace(2e8, 2e11, count)
     params, tokens = {"params": (along, 2e10), "tokens": (1e8, along)}[axis]
     return Runs.from_frame(
-        pd.DataFrame({"params": params, "tokens": tokens, "loss": 1.0, "batch_tokens": 1e6}), assume=SHAPE
+        pd.DataFrame({"params": params, "tokens": tokens, "loss": np.linspace(2.0, 1.0, count), "batch_tokens": 1e6}),
+        assume=SHAPE,
     )
 
 

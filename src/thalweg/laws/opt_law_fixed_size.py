@@ -85,6 +85,12 @@ class OptLawFixedSize(Law):
             )
         warn_of_batches(kept, "OptLawFixedSize", "Fit each batch size by itself (runs.subset)")
         logs, measured = _logs(kept.schedules, kept.budgets), np.log(kept.loss)
+        undefined = np.flatnonzero(~np.isfinite(logs).all(axis=1))
+        if undefined.size:
+            raise ThalwegError(
+                f"runs: the learning rate of {kept.schedules[undefined[0]]!r} does not rise or does not fall, and the exponents of "
+                "Eq. 1 cannot be fitted on it. Leave such runs out."
+            )
         best = min(
             (_descend(np.array([i, i, r, r]), logs, measured) for i, r in itertools.product(STARTS, STARTS)),
             key=lambda fit: fit.cost,
@@ -145,14 +151,7 @@ def _logs(schedules: Sequence[Schedule], budgets: Sequence[Budget]) -> Floats:
     made_of = bases(schedules, budgets, "tables")  # every bound is the end of the warmup
     with np.errstate(divide="ignore"):
         inverse0, inverse1 = np.log(made_of.linear[:, :2]).T
-    logs = np.stack([-inverse0, -inverse1, made_of.logs[:, 10], made_of.logs[:, 2], made_of.logs[:, 3]], axis=1)
-    undefined = np.flatnonzero(~np.isfinite(logs).all(axis=1))
-    if undefined.size:
-        raise ThalwegError(
-            f"{schedules[undefined[0]]!r}: its learning rate does not rise or does not fall, and Eq. 1 has a power of each. Give it "
-            "a warmup and a decay."
-        )
-    return logs
+    return np.stack([-inverse0, -inverse1, made_of.logs[:, 10], made_of.logs[:, 2], made_of.logs[:, 3]], axis=1)
 
 
 def _terms(logs: Floats, exponents: Floats) -> Floats:
