@@ -84,9 +84,8 @@ def fit(law: str) -> Callable[[Runs], tw.laws.Law]:
 def batches(runs: Runs) -> Mapping[str, Runs]:
     """The runs of each batch size that the split fixed_batch divides, in sequences."""
     sizes = runs.frame.batch_tokens.to_numpy()
-    kept = {name.split(",")[0] for name in (fold.name for fold in splits.fixed_batch(runs))}
-    named = {f"batch_tokens {tw.units.format_count(size)}": size for size in np.unique(sizes)}
-    return {f"{named[name] / 2048:g}": runs.subset(sizes == named[name]) for name in kept}
+    divided = {float(sizes[fold.test][0]) for fold in splits.fixed_batch(runs)}
+    return {f"{size / 2048:g}": runs.subset(sizes == size) for size in divided}
 
 
 def measured(

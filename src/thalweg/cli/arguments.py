@@ -25,7 +25,6 @@ __all__ = [
     "Out",
     "Progress",
     "Seed",
-    "Where",
     "load_object",
     "print_json",
     "read_runs",
@@ -73,8 +72,7 @@ Numbers = Annotated[tuple[float, ...], Parameter(converter=_numbers, accepts_key
 Progress = Annotated[bool, Parameter(negative="--no-progress", show=False)]
 Count = Annotated[float, Parameter(converter=_count, accepts_keys=False, n_tokens=1)]
 Json = Annotated[bool, Parameter(negative=(), help="Print the answer as JSON on stdout.")]
-Assume = Annotated[list[str], Parameter(negative=())]
-Where = str | None
+Assume = Annotated[list[str] | None, Parameter(negative=())]
 Seed = Annotated[int, Parameter(help="Seed of every random choice.")]
 Out = Annotated[Path, Parameter(help="Folder to write to; it is made where it is absent.")]
 
@@ -116,7 +114,7 @@ def load_object(reference: str, flag: str) -> Any:
 _TEXTS = ("schedule", "shape", "loss_kind", "run")  # columns of words, not of numbers
 
 
-def read_runs(path: Path, assume: Sequence[str], where: str | None = None) -> Runs:
+def read_runs(path: Path, assume: Sequence[str] | None, where: str | None = None) -> Runs:
     """The finished runs of a `--runs` flag, missing columns filled by `--assume`, rows chosen by `--where`.
 
     Raises:
@@ -124,14 +122,14 @@ def read_runs(path: Path, assume: Sequence[str], where: str | None = None) -> Ru
     """
     from thalweg import runs
 
-    return runs.read_runs(path, assume=dict(map(_assumed, assume)) or None, where=where)
+    return runs.read_runs(path, assume=dict(map(_assumed, assume or ())), where=where)
 
 
-def read_table(path: Path, assume: Sequence[str], where: str | None = None) -> Runs | Curves:
+def read_table(path: Path, assume: Sequence[str] | None, where: str | None = None) -> Runs | Curves:
     """The same, or whole curves where there is a column `step`."""
     from thalweg import runs
 
-    return runs.read(path, assume=dict(map(_assumed, assume)) or None, where=where)
+    return runs.read(path, assume=dict(map(_assumed, assume or ())), where=where)
 
 
 def _assumed(text: str) -> tuple[str, Any]:

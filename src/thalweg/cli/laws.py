@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, Parameter
 
 from thalweg import laws
-from thalweg.cli.arguments import Assume, Count, Json, Where, print_json, read_runs, read_table, tell
+from thalweg.cli.arguments import Assume, Count, Json, print_json, read_runs, read_table, tell
 from thalweg.laws.comparisons.fitter import fitter
+from thalweg.laws.law import blindness
 from thalweg.outcomes import bad_input
 from thalweg.runs import Runs
 from thalweg.schedules import Budget, parse
@@ -30,8 +31,8 @@ def fit(
     runs: Path,
     *,
     law: str = "select",
-    assume: Assume = [],  # noqa: B006
-    where: Where = None,
+    assume: Assume = None,
+    where: str | None = None,
     save: Path | None = None,
     json: Json = False,
 ) -> int:
@@ -68,10 +69,10 @@ def fit(
 def compare(
     runs: Path,
     *,
-    law: Annotated[list[str], Parameter(negative=())] = [],  # noqa: B006
-    split: Annotated[list[str], Parameter(negative=())] = [],  # noqa: B006
-    assume: Assume = [],  # noqa: B006
-    where: Where = None,
+    law: Annotated[list[str] | None, Parameter(negative=())] = None,
+    split: Annotated[list[str] | None, Parameter(negative=())] = None,
+    assume: Assume = None,
+    where: str | None = None,
     workers: int = 1,
     plot: Path | None = None,
     save: Path | None = None,
@@ -128,9 +129,7 @@ def predict(law: Path, *schedules: str, params: Count, tokens: Count, batch_toke
     fitted, budget = laws.load(law), Budget(params=params, tokens=tokens, batch_tokens=batch_tokens)
     predictions = {text: fitted.predict(parse(text), budget) for text in schedules}
     if fitted.blind_to:
-        tell(
-            f"{type(fitted).__name__} does not see {fitted.blind_to}: schedules that differ only there are equal to it."
-        )
+        tell(blindness(type(fitted).__name__, fitted.blind_to))
     if json:
         print_json({"predictions": [{"schedule": text, **asdict(found)} for text, found in predictions.items()]})
     else:
@@ -157,10 +156,8 @@ def export(law: Path, *, form: Literal["csv", "json", "latex", "markdown"] = "cs
         text = frame.to_csv(index=False)
     elif form == "json":
         text = _json(frame) + "\n"
-    elif form == "latex":
-        text = _latex([str(column) for column in frame.columns], frame.astype(object).to_numpy().tolist())
     else:
-        text = _markdown([str(column) for column in frame.columns], frame.astype(object).to_numpy().tolist())
+        text = (_latex if form == "latex" else _markdown)(_lines(frame))
     if out is None:
         print(text, end="")
     else:
@@ -174,22 +171,27 @@ def _json(frame: pd.DataFrame) -> str:
     return text
 
 
-def _cells(row: list[object]) -> list[str]:
-    return [f"{value:.6g}" if isinstance(value, float) else str(value) for value in row]
+def _lines(frame: pd.DataFrame) -> list[list[str]]:
+    """The names of the columns, then the rows, as text."""
+    rows = [
+        [f"{value:.6g}" if isinstance(value, float) else str(value) for value in row] for row in frame.to_numpy(object)
+    ]
+    return [[str(column) for column in frame.columns], *rows]
 
 
-def _markdown(columns: list[str], rows: list[list[object]]) -> str:
-    lines = [columns, ["---"] * len(columns), *map(_cells, rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+def _markdown(lines: list[list[str]]) -> str:
+    head, *rows = lines
+    return "".join(f"| {' | '.join(line)} |\n" for line in (head, ["---"] * len(head), *rows))
 
 
-def _latex(columns: list[str], rows: list[list[object]]) -> str:
-    def line(cells: list[str]) -> str:
-        return " & ".join(cell.replace("_", r"\_").replace("^", r"\^{}") for cell in cells) + r" \\" + "\n"
-
-    body = "".join(line(_cells(row)) for row in rows)
-    head = f"\\begin{{tabular}}{{{'l' * len(columns)}}}\n\\toprule\n{line(columns)}\\midrule\n"
-    return f"{head}{body}\\bottomrule\n\\end{{tabular}}\n"
+def _latex(lines: list[list[str]]) -> str:
+    head, *rows = (
+        " & ".join(cell.replace("_", r"\_").replace("^", r"\^{}") for cell in line) + r" \\" + "\n" for line in lines
+    )
+    columns = "l" * len(lines[0])
+    return (
+        f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{head}\\midrule\n{''.join(rows)}\\bottomrule\n\\end{{tabular}}\n"
+    )
 
 
 def _evidence(law: laws.Law) -> dict[str, object]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from thalweg import laws
-from thalweg.cli.arguments import Assume, Count, Json, Where, print_json, read_runs, tell
+from thalweg.cli.arguments import Assume, Count, Json, print_json, read_runs, tell
 from thalweg.laws.comparisons.fitter import fitter
 from thalweg.outcomes import bad_input
 from thalweg.results import Result
@@ -35,8 +35,8 @@ def plan(
     batch_tokens: Count,
     law: str | None = None,
     runs: Path | None = None,
-    assume: Assume = [],  # noqa: B006  # cyclopts reads the default, nobody writes to it
-    where: Where = None,
+    assume: Assume = None,
+    where: str | None = None,
     after: str | None = None,
     after_tokens: Count | None = None,
     search: Annotated[bool, Parameter(negative=())] = False,
@@ -112,7 +112,7 @@ def _considered(
     return candidates or laws.default_candidates(budget, law=law, runs=runs)
 
 
-def _law(name: str | None, runs: Path | None, assume: list[str], where: str | None) -> tuple[Law, Runs | None]:
+def _law(name: str | None, runs: Path | None, assume: list[str] | None, where: str | None) -> tuple[Law, Runs | None]:
     """The law, and the table of runs where one was given."""
     saved = name is not None and name.endswith(".json")
     if runs is None:

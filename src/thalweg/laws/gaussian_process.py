@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from thalweg import laws
 from thalweg.laws.bowl import BowlLaw
 from thalweg.laws.evidence import COVERAGE, Evidence, inputs
-from thalweg.laws.fitting import evidence_of, folds, held_out
+from thalweg.laws.fitting import evidence_of, finished, folds, held_out
 from thalweg.laws.law import Law, refuse_earlier
 from thalweg.outcomes import bad_input
 from thalweg.schedules import Budget, Schedule
@@ -133,7 +133,7 @@ class GaussianProcessLaw(Law):
             ThalwegError: the base law cannot be fitted on these runs.
         """
         fitted = _base(base, runs)
-        kept = runs.subset(~runs.diverged)
+        kept = finished(runs)
         measured = np.log(kept.loss)
         features = _varying(fitted, kept)
         view = _view(fitted, features, kept.schedules, kept.budgets)

@@ -186,6 +186,11 @@ def earlier(after: Earlier | None) -> Sequence[tuple[Schedule, Budget]]:
     return tuple(after)
 
 
+def blindness(law: str, blind_to: str) -> str:
+    """A sentence on what a law does not see, of `Law.blind_to`."""
+    return f"{law} does not see {blind_to}: schedules that differ only there are equal to it."
+
+
 def refuse_earlier(after: Sequence[tuple[Schedule, Budget]], law: str) -> None:
     """What a law without a form for continual training says when it is asked for one.
 

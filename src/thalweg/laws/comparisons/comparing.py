@@ -42,7 +42,7 @@ def compare(
     Args:
         laws: names, with options of the fit in parentheses (`OptLaw(batch_terms=True)`), or name → a function that fits.
         runs: the table.
-        splits: names out of `thalweg.laws.splits.SPLITS`, or name → folds of the runs that did not diverge.
+        splits: names out of `thalweg.laws.comparisons.splits.SPLITS`, or name → folds of the runs that did not diverge.
         workers: processes at once; with more than one, functions must be importable.
         progress: show a bar on stderr.
 
@@ -189,23 +189,19 @@ def _divided(
     Raises:
         ThalwegError: an unknown split, or none that can.
     """
+    if isinstance(splits, Mapping):
+        return {name: tuple(folds) for name, folds in splits.items()}, {}
     folds, impossible = {}, {}
     for name in splits:
-        if not isinstance(splits, Mapping) and name not in SPLITS:
+        if name not in SPLITS:
             raise bad_input("split", name, "one of " + ", ".join(SPLITS))
         try:
-            folds[name] = tuple(_folds(splits, name, runs))
+            folds[name] = SPLITS[name](runs)
         except ThalwegError as error:
             impossible[name] = str(error)
     if not folds:
         raise ThalwegError(next(iter(impossible.values()), "splits: got none, expected at least one."))
     return folds, impossible
-
-
-def _folds(splits: Sequence[str] | Mapping[str, Sequence[Fold]], name: str, runs: Runs) -> Sequence[Fold]:
-    if isinstance(splits, Mapping):
-        return splits[name]
-    return SPLITS[name](runs)
 
 
 Shared = tuple[Mapping[str, Fit], Mapping[str, tuple[Fold, ...]], "Runs"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from thalweg.laws.fitting import folds
+from thalweg.laws.fitting import finished, folds
 from thalweg.laws.law import Law
 from thalweg.outcomes import ThalwegWarning
 from thalweg.schedules import Budget, Schedule
@@ -57,10 +57,10 @@ def doubt_of(law: Law, runs: Runs, schedules: Sequence[Schedule], budgets: Seque
     """
     from thalweg.laws.opt_law import OptLaw  # imported when it is used, like every law
 
-    finished = runs.subset(~runs.diverged)
+    table = finished(runs)
     if isinstance(law, OptLaw):
-        return _regression(law, finished, schedules, budgets)
-    return _jackknife(law, finished, schedules, budgets)
+        return _regression(law, table, schedules, budgets)
+    return _jackknife(law, table, schedules, budgets)
 
 
 def _noise(law: Law) -> float:

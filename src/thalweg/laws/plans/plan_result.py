@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thalweg.figures import Bars, Figure, Line
-from thalweg.laws.law import Prediction
+from thalweg.laws.law import Prediction, blindness
 from thalweg.laws.plans.families import Family, families, figure_of
 from thalweg.laws.plans.searching import Search
 from thalweg.laws.plans.sensitivity import Sensitivity
@@ -153,7 +153,7 @@ class Plan(Result):
             f"{format_count(self.tokens)} tokens, {format_count(self.batch_tokens)} tokens a batch ({budget.steps} steps)."
         )
         if self.blind_to:
-            lines.append(f"{self.law} does not see {self.blind_to}: schedules that differ only there are equal to it.")
+            lines.append(blindness(self.law, self.blind_to))
         if self.losses is None:
             lines.append("After earlier training the levels mean nothing: gaps in log(loss) give the order only.")
         lines += [self._divergence_line(), *self._extrapolation_lines(shown), self._noise_line()]

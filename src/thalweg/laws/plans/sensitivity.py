@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from thalweg.laws.fitting import finished
 from thalweg.laws.law import Law
 from thalweg.outcomes import ThalwegError, ThalwegWarning
 from thalweg.results import Result
@@ -80,9 +81,9 @@ def sensitivities(
         schedules: candidates that are not likely to diverge, best first.
         log_losses: what the law predicts for them, shape (schedules,).
     """
-    finished = runs.subset(~runs.diverged)
-    irreducible = IRREDUCIBLE * float(finished.loss.min())
-    params = np.array([run.params for run in finished.budgets])
+    kept = finished(runs)
+    irreducible = IRREDUCIBLE * float(kept.loss.min())
+    params = np.array([run.params for run in kept.budgets])
     smallest = params == params.min()
     floor = f"If {irreducible:.3g} nats were irreducible (half the lowest measured loss)"
     small = f"Without the {smallest.sum()} runs of the smallest models ({format_count(params.min())} params)"
@@ -106,5 +107,5 @@ def sensitivities(
             moved=float(np.expm1(found[0] - log_losses[0])),
         )
 
-    lowered = type(finished).from_frame(finished.frame.assign(loss=finished.loss - irreducible))
-    return judged(floor, lowered, irreducible), judged(small, finished.subset(~smallest), 0.0)
+    lowered = type(kept).from_frame(kept.frame.assign(loss=kept.loss - irreducible))
+    return judged(floor, lowered, irreducible), judged(small, kept.subset(~smallest), 0.0)
